@@ -1,0 +1,1 @@
+"""Image generative models in JAX and Flax."""
