@@ -1,0 +1,172 @@
+"""The generic configuration: every field that is not a method's own, with its default.
+
+A recipe in `configs/` starts from `base_config()` and overrides. The result is locked:
+a misspelt field is refused with the nearest name. `model`, `sampler` and the entries of
+`optimizers` are passed on as keyword arguments, which `call` checks in the same way.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+class ConfigError(ValueError):
+    """A request that cannot be met; the message says what to change, and where."""
+
+
+def base_config() -> ConfigDict:
+    """Every generic field and its default; the recipe's starting point."""
+    config = ConfigDict()
+    config.method = ""  # Module below genjax.methods, such as "diffusion.ddpm".
+    config.seed = 0  # Of everything: weights, data order, noise.
+    config.num_steps = 0  # Train steps; a method without players takes none.
+    config.dtype = "float32"  # Of the computation; parameters stay float32.
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits, tfds:<name>, folder:<path>, synthetic:<name>.
+    config.data.data_dir = placeholder(str)  # Of TFDS; None reads TFDS_DATA_DIR.
+    config.data.batch_size = 128  # Examples per update, over all devices.
+    config.data.random_flip = False  # Mirrors images left to right, half the time.
+    config.data.image_size = placeholder(
+        tuple
+    )  # (H, W) to resize a folder's images to.
+    config.data.on_bad_file = "skip"  # Or "fail": what an unreadable file does.
+    config.data.test_fraction = 0.1  # Held out where a folder has no test split.
+    config.data.num_threads = 1  # Batches prepared at a time, per process.
+    config.data.shape = placeholder(tuple)  # Found in the data: (H, W, C).
+    config.data.num_classes = placeholder(int)  # Found in the data.
+
+    config.model = ConfigDict()  # The method's keyword arguments.
+    config.optimizers = ConfigDict()  # {player: arguments of train.optimizers.make}.
+    config.sampler = ConfigDict()  # The sampler's keyword arguments.
+    config.accumulate = 1  # Micro-batches that one update averages over.
+    config.ema = ConfigDict()
+    config.ema.networks = ()  # Networks to keep an average of; it is what samples.
+    config.ema.decay = 0.9999
+    config.ema.warmup = True  # Decay min(decay, (1 + step) / (10 + step)).
+
+    # Overrides, one dict a phase: ({"num_steps": 10}, {"data.image_size": (8, 8)}).
+    config.phases = ()
+    config.init_from = ()  # Trained runs to start from: dict(workdir, step, rename).
+
+    config.log_every = 100  # Steps between lines in metrics.jsonl.
+    config.sample_every = 1000  # Steps between sample grids; 0 draws none.
+    config.num_samples = 64  # Images in such a grid.
+    config.eval_every = 0  # Steps between evaluations on the test split; 0 makes none.
+    config.eval_examples = 1024  # Test examples that one such evaluation reads.
+    config.max_bad_steps = 10  # Non-finite steps in a row that end the run.
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 1000  # Steps between checkpoints.
+    config.checkpoint.keep = 2  # Newest ones kept.
+    config.checkpoint.keep_period = (
+        0  # Steps whose multiples are kept for ever; 0: none.
+    )
+    config.checkpoint.best_metric = (
+        ""  # Such as "test/denoiser/loss"; "" keeps no best.
+    )
+    config.checkpoint.best_mode = "min"  # Or "max".
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # Devices that hold a copy; -1: all that fsdp leaves.
+    config.mesh.fsdp = 1  # Devices that parameters and optimiser state are split over.
+    # (path regex, spec): the first rule that matches a leaf places it. "largest" splits
+    # the largest dimension that fsdp divides; a tuple names a mesh axis per dimension.
+    config.sharding_rules = ((".*", "largest"),)
+    return config.lock()
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The words "; did you mean 'x'?" for the nearest known name, or none."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def call(fn: Callable, arguments: Mapping[str, Any], *args: Any, where: str) -> Any:
+    """Calls fn(*args, **arguments), refusing names that its signature lacks.
+
+    Args:
+        fn: A function or a linen module whose keyword arguments a config sets.
+        arguments: What the config says.
+        *args: Positional arguments that are not the config's business.
+        where: The place in the config, such as "config.model", for the message.
+
+    Raises:
+        ConfigError: If an argument is unknown, or a needed one is missing.
+    """
+    signature = inspect.signature(fn)
+    parameters = list(signature.parameters.values())[len(args) :]
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    linen = ("parent", "name") if inspect.isclass(fn) else ()
+    known = [p.name for p in parameters if p.name not in linen]
+    for name in arguments:
+        if name not in known and not open_ended:
+            raise ConfigError(
+                f"{where} has no field {name!r}{nearest(name, known)} "
+                f"Its fields: {', '.join(known)}"
+            )
+    try:
+        signature.bind(*args, **arguments)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return fn(*args, **arguments)
+
+
+def choose(options: Mapping[str, Any], name: str, where: str) -> Any:
+    """options[name], or a ConfigError that lists what there is."""
+    if name not in options:
+        raise ConfigError(
+            f"{where} must be one of {sorted(options)}, got {name!r}"
+            f"{nearest(str(name), list(options))}"
+        )
+    return options[name]
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON values: what is saved, compared and read back."""
+    import json
+
+    return json.loads(config.to_json())
+
+
+def from_plain(values: Mapping[str, Any]) -> ConfigDict:
+    """The locked config that `plain` came from, with lists turned to tuples."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: restore(v) for k, v in value.items()}
+        return tuple(map(restore, value)) if isinstance(value, list) else value
+
+    return ConfigDict(restore(values)).lock()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, for showing and comparing configs."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def phases(config: ConfigDict) -> list[ConfigDict]:
+    """One complete config for each phase of training, in order.
+
+    Raises:
+        ConfigError: If an override names a field that the config lacks.
+    """
+    result = []
+    for overrides in config.phases or ({},):
+        phase = config.copy_and_resolve_references()
+        for path, value in overrides.items():
+            try:
+                phase.update_from_flattened_dict({path: value})
+            except (KeyError, AttributeError, TypeError) as error:
+                raise ConfigError(f"config.phases: {path!r}: {error}") from None
+        result.append(phase)
+    return result
