@@ -1,0 +1,73 @@
+"""Images between uint8 files and the float arrays that networks see."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def to_float(image: Array) -> Array:
+    """Maps uint8 [..., H, W, C] in [0, 255] to float32 in [-1, 1].
+
+    Raises:
+        ValueError: If `image` is not uint8: scaling it twice would go unnoticed.
+    """
+    if image.dtype != jnp.uint8:
+        raise ValueError(f"expected uint8 images in [0, 255], got dtype {image.dtype}")
+    return image.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(image: Array) -> Array:
+    """Rounds float [..., H, W, C] to uint8 in [0, 255]; [-1, 1] is clipped to."""
+    return jnp.round(jnp.clip((image + 1) * 127.5, 0, 255)).astype(jnp.uint8)
+
+
+def dequantize(image: Array, key: Array) -> Array:
+    """Spreads each uint8 level evenly over its bin: float32 [..., H, W, C] in [-1, 1].
+
+    A density p of the result bounds the probability of the pixels from below,
+    E[log p(x + u)] <= log P(x) (Theis et al., arXiv:1511.01844, Sec. 3.1); each of the
+    256 bins is 2/256 wide, which costs log(128) nats per dimension.
+    """
+    # Up to the last float32 below 256: 255 + 0.99999 would round into the next bin.
+    noise = jax.random.uniform(key, image.shape, maxval=1 - 2.0**-16)
+    return (image.astype(jnp.float32) + noise) / 128 - 1
+
+
+def grid(
+    images: np.ndarray, num_columns: int | None = None, pad: int = 1
+) -> np.ndarray:
+    """Lays uint8 [N, H, W, C] out in rows, [rows, columns] near a square.
+
+    Returns:
+        One uint8 picture [rows * (H + pad) + pad, columns * (W + pad) + pad, C] with
+        `pad` white pixels around each image.
+    """
+    n, h, w, c = images.shape
+    columns = num_columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    cells = np.full((rows * columns, h + pad, w + pad, c), 255, np.uint8)
+    cells[:n, pad:, pad:] = images
+    cells = cells.reshape(rows, columns, h + pad, w + pad, c)
+    picture = cells.swapaxes(1, 2).reshape(rows * (h + pad), columns * (w + pad), c)
+    return np.pad(picture, ((0, pad), (0, pad), (0, 0)), constant_values=255)
+
+
+def save_png(path: str | os.PathLike, image: np.ndarray, *, min_side: int = 0) -> None:
+    """Writes uint8 [H, W, C], C = 1, 3 or 4; small pictures grow by whole factors.
+
+    Args:
+        path: Where to write, parents included.
+        image: The picture.
+        min_side: Pixels are repeated until the longer side is at least this long.
+    """
+    from pathlib import Path
+
+    from PIL import Image
+
+    factor = -(-min_side // max(image.shape[:2])) if min_side else 1
+    image = image.repeat(factor, 0).repeat(factor, 1)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
