@@ -1,0 +1,5 @@
+"""Losses: pure functions of arrays and callables, one value per image."""
+
+from genjax.losses import diffusion
+
+__all__ = ["diffusion"]
