@@ -1,0 +1,5 @@
+"""Samplers: pure functions from noise and one key per image to images."""
+
+from genjax.samplers import diffusion, guidance
+
+__all__ = ["diffusion", "guidance"]
