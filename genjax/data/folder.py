@@ -1,0 +1,263 @@
+"""A folder of image files as a source of examples."""
+
+import hashlib
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from genjax.config import ConfigError
+from genjax.data import sources
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm")
+SUFFIXES += (".tif", ".tiff", ".webp")
+
+
+@dataclass
+class _File:
+    """One image file, and what the scan found in it."""
+
+    path: Path
+    name: str  # Relative to the folder that was asked for, with forward slashes.
+    label: int | None
+    size: tuple[int, int] = (0, 0)  # (H, W), upright.
+    mode: str = ""  # "L" or "RGB".
+    pixels: np.ndarray | None = None  # Kept while the folder may fit in memory.
+    error: str = ""
+
+
+def load_folder(
+    path: str,
+    *,
+    size: tuple[int, int] | None,
+    on_bad_file: str = "skip",
+    test_fraction: float = 0.1,
+) -> sources.Dataset:
+    """Reads a folder of images, whose sub-folders, if it has any, are the classes.
+
+    Sub-folders called `train` and `test` are the two splits; otherwise a fixed part of
+    the files, chosen by a hash of their names, is held out for testing. Classes are
+    labelled in the order of their names. Every file is decoded once here, to find those
+    that cannot be. Images are turned upright as their EXIF says, flattened over white
+    where they are transparent, and of an animation the first frame counts. If every
+    file is grey, images have one channel, and otherwise three.
+
+    Args:
+        path: The folder.
+        size: (H, W) that images are resized to cover, and cropped to at the centre;
+            None asks for images that all have the same size.
+        on_bad_file: "skip" leaves unreadable files out with one warning that names
+            them; "fail" raises.
+        test_fraction: Part of the files to hold out where there is no `test` folder.
+
+    Raises:
+        ConfigError: If there is nothing to read, sizes differ, or a file is bad and
+            `on_bad_file` is "fail".
+    """
+    if on_bad_file not in ("skip", "fail"):
+        raise ConfigError(
+            f"config.data.on_bad_file must be 'skip' or 'fail', got {on_bad_file!r}"
+        )
+    if not 0 <= test_fraction < 1:
+        raise ConfigError(
+            f"config.data.test_fraction must be in [0, 1), got {test_fraction}"
+        )
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f"folder:{path} must be a folder of images; there is none")
+    has_train, has_test = (root / "train").is_dir(), (root / "test").is_dir()
+    files, classes = _find(root / "train" if has_train else root, root)
+    test_files = _find_test(root, classes) if has_train and has_test else None
+
+    everything = files + (test_files or [])
+    _scan(everything, size)
+    _report(everything, path, on_bad_file)
+    good = [f for f in everything if not f.error]
+    shape = (*(size or _common_size(good)), 1 if {f.mode for f in good} == {"L"} else 3)
+
+    train = [f for f in files if not f.error]
+    if test_files is not None:
+        test = [f for f in test_files if not f.error]
+    else:
+        train, test = _hold_out(train, test_fraction)
+    if not train:
+        raise ConfigError(f"folder:{path} has no readable image to train on")
+    return sources.Dataset(
+        _examples(train, size, shape),
+        _examples(test, size, shape) if test else None,
+        shape,
+        len(classes) or None,
+        tuple(classes) or None,
+    )
+
+
+def _find(
+    folder: Path, root: Path, classes: list[str] | None = None
+) -> tuple[list[_File], list[str]]:
+    """The image files of one split in the order of their names, and the class names."""
+    found, others = [], []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                is_image = Path(name).suffix.lower() in SUFFIXES
+                (found if is_image else others).append(Path(parent, name))
+    if not found:
+        raise ConfigError(
+            f"folder:{folder} must hold image files ({' '.join(SUFFIXES)}), "
+            f"found none among {len(others)} files"
+            + (f" such as {min(others).name}" if others else "")
+        )
+    parts = {p: p.relative_to(folder).parts for p in found}
+    flat = [p for p in found if len(parts[p]) == 1]
+    if flat and len(flat) < len(found):
+        raise ConfigError(
+            f"folder:{folder} must hold either images or a sub-folder for each class, "
+            f"found both: {min(flat).name} and {min(set(found) - set(flat))}"
+        )
+    if classes is None:
+        classes = [] if flat else sorted({parts[p][0] for p in found})
+    unknown = set() if flat else {parts[p][0] for p in found} - set(classes)
+    if unknown or bool(flat) == bool(classes):
+        raise ConfigError(
+            f"folder:{folder} must have the classes of the train folder, "
+            f"{classes or 'none'}, found {sorted({parts[p][0] for p in found})[:10]}"
+        )
+    files = [
+        _File(
+            p,
+            p.relative_to(root).as_posix(),
+            classes.index(parts[p][0]) if classes else None,
+        )
+        for p in found
+    ]
+    return sorted(files, key=lambda f: f.name), classes
+
+
+def _find_test(root: Path, classes: list[str]) -> list[_File]:
+    return _find(root / "test", root, classes)[0]
+
+
+def _read(path: Path, size: tuple[int, int] | None, mode: str | None = None):
+    """Decodes a file: (upright size (H, W), mode, pixels uint8 [H, W, 1 or 3])."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format  # Lost in the copy.
+        flat = sources.flatten(upright)
+    return flat.size[::-1], flat.mode, sources.to_array(flat, size, mode)
+
+
+def _scan(files: list[_File], size: tuple[int, int] | None) -> None:
+    """Decodes each file once, and keeps the pixels if all of them fit in memory."""
+    from tqdm import tqdm
+
+    def scan(file: _File) -> int:
+        try:
+            file.size, file.mode, file.pixels = _read(file.path, size)
+        except Exception as error:  # Decoders raise errors of many kinds.
+            file.error = f"{type(error).__name__}: {error}"
+            return 0
+        return file.pixels.nbytes
+
+    kept = 0
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        progress = tqdm(
+            zip(files, pool.map(scan, files), strict=True),
+            desc="scanning images",
+            total=len(files),
+            disable=len(files) < 2000,
+        )
+        for file, num_bytes in progress:
+            # Grey images may have to become colour, three times as large.
+            kept += num_bytes * (3 if file.mode == "L" else 1)
+            if kept > sources.IN_MEMORY_BYTES:
+                file.pixels = None
+    if kept > sources.IN_MEMORY_BYTES:
+        for file in files:
+            file.pixels = None
+
+
+def _report(files: list[_File], path: str, on_bad_file: str) -> None:
+    bad = [f for f in files if f.error]
+    if not bad:
+        return
+    named = "; ".join(f"{f.name} ({f.error})" for f in bad[:5])
+    message = f"folder:{path}: {len(bad)} of {len(files)} files cannot be read: {named}"
+    message += "; ..." if len(bad) > 5 else ""
+    if on_bad_file == "fail" or len(bad) == len(files):
+        raise ConfigError(message)
+    warnings.warn(f"{message}. They are left out.", stacklevel=4)
+
+
+def _common_size(files: list[_File]) -> tuple[int, int]:
+    for file in files:
+        if file.size != files[0].size:
+            side = min(min(f.size) for f in files)
+            raise ConfigError(
+                "images must have the same size unless config.data.image_size is set: "
+                f"{files[0].name} is {files[0].size} and {file.name} is {file.size} "
+                f"(H, W). The shortest side is {side}: "
+                f"try config.data.image_size = ({side}, {side})"
+            )
+    return files[0].size
+
+
+def _hold_out(files: list[_File], fraction: float) -> tuple[list[_File], list[_File]]:
+    """Splits off the files whose hashed names come first, for stability."""
+    digests = {f.name: hashlib.sha256(f.name.encode()).digest() for f in files}
+    count = min(round(fraction * len(files)), len(files) - 1)
+    held_out = set(sorted(digests, key=digests.get)[:count])
+    return (
+        [f for f in files if f.name not in held_out],
+        [f for f in files if f.name in held_out],
+    )
+
+
+def _examples(
+    files: list[_File], size: tuple[int, int] | None, shape: tuple[int, int, int]
+) -> sources.Examples:
+    if any(f.pixels is None for f in files):
+        return _Files(files, size, "L" if shape[-1] == 1 else "RGB")
+    columns = {"image": np.empty((len(files), *shape), np.uint8)}
+    for i, file in enumerate(files):
+        columns["image"][i] = file.pixels  # Grey broadcasts to the channels of colour.
+        file.pixels = None
+    if files[0].label is not None:
+        columns["label"] = np.array([f.label for f in files], np.int32)
+    return _Folder(files, columns)
+
+
+class _Folder(sources.InMemory):
+    """Images in memory that know which files they came from."""
+
+    def __init__(self, files: list[_File], columns: dict[str, np.ndarray]):
+        super().__init__("folder", len(files), lambda: columns)
+        self._names = [f.name for f in files]
+
+    def origin(self, index: int) -> str:
+        """The file, relative to the folder."""
+        return self._names[index]
+
+
+class _Files(sources.OnDemand):
+    """Images decoded from their files each time."""
+
+    def __init__(self, files: list[_File], size: tuple[int, int] | None, mode: str):
+        super().__init__("folder", len(files), self._load)
+        self._files, self._image_size, self._mode = files, size, mode
+
+    def _load(self, index: int) -> sources.Example:
+        file = self._files[index]
+        example = {"image": _read(file.path, self._image_size, self._mode)[-1]}
+        if file.label is not None:
+            example["label"] = np.int32(file.label)
+        return example
+
+    def origin(self, index: int) -> str:
+        """The file, relative to the folder."""
+        return self._files[index].name
