@@ -1,0 +1,29 @@
+"""Likelihoods in the units of tables."""
+
+import math
+from collections.abc import Mapping
+
+
+def bits_per_dim(nats: float, num_dims: int) -> float:
+    """Nats per example to bits per dimension, such as 32 * 32 * 3 for CIFAR-10."""
+    return nats / (num_dims * math.log(2))
+
+
+def in_bits_per_dim(
+    results: Mapping[str, Mapping[str, float]], num_dims: int
+) -> dict[str, dict[str, float]]:
+    """Adds a "bits_per_dim/x" beside each "nats/x" of an evaluation.
+
+    Args:
+        results: {name: {"value", "standard_error", ...}}.
+        num_dims: Numbers in one example.
+    """
+    added = {}
+    for name, entry in results.items():
+        added[name] = dict(entry)
+        kind, _, rest = name.partition("/")
+        if kind == "nats":
+            units = ("value", "standard_error")
+            bits = {k: bits_per_dim(entry[k], num_dims) for k in units}
+            added[f"bits_per_dim/{rest}"] = {**entry, **bits}
+    return added
