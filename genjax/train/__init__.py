@@ -1,0 +1,1 @@
+"""The trainer: one state, one step, one loop for every method."""

@@ -1,0 +1,341 @@
+"""The one training loop: phases, resuming, logging, stopping."""
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from genjax.config import ConfigError, nearest
+from genjax.train import evaluation, sharding
+from genjax.train.checkpoints import Checkpoints
+from genjax.train.phases import Phase, abstract_state, build, example, start_state
+from genjax.train.sampling import make_cond, make_draw
+from genjax.train.state import TrainState
+from genjax.train.step import all_finite, make_train_step
+from genjax.train.workdir import claim
+from genjax.train.writers import Writer
+from genjax.types import Metrics
+
+MAX_IN_FLIGHT = 3  # Steps given to the device before the host waits for one.
+
+
+class TrainingDivergedError(RuntimeError):
+    """Too many steps in a row were not finite."""
+
+
+class StopRequest:
+    """Notes SIGTERM and SIGINT, so that the loop can end between two steps.
+
+    A second SIGINT interrupts at once. With several processes JAX's own preemption
+    notice is asked instead, which all of them see at the same step.
+    """
+
+    def __enter__(self) -> "StopRequest":
+        self.signal: signal.Signals | None = None
+        self.previous = {}
+        if jax.process_count() == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.previous[number] = signal.signal(number, self.note)
+        return self
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        if self.signal == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def seen(self, checkpoints: Checkpoints, step: int) -> bool:
+        """Whether to stop after `step`."""
+        if jax.process_count() > 1:
+            return checkpoints.manager.reached_preemption(step)
+        return self.signal is not None
+
+
+def train(config: ConfigDict, workdir: str | Path) -> bool:
+    """Trains, or goes on training, as the config says.
+
+    Args:
+        config: From a recipe.
+        workdir: The run's folder; made if absent, resumed if it holds this config.
+
+    Returns:
+        True when every step is done, False when a signal stopped it (all is saved).
+
+    Raises:
+        ConfigError: Before any compilation, if something cannot work.
+        TrainingDivergedError: After config.max_bad_steps non-finite steps in a row.
+    """
+    stages = build(config)
+    given, workdir = workdir, claim(workdir, stages[0].config)
+    checkpoints = Checkpoints(workdir, config.checkpoint)
+    latest = checkpoints.latest_step()
+    if latest is not None and latest >= stages[-1].end:
+        say(f"Already finished: {workdir} is at step {latest}.")
+        checkpoints.close()
+        return True
+    position = None if latest is None else checkpoints.position(latest)
+    state, writer = None, Writer(workdir)
+    try:
+        with StopRequest() as stop:
+            for phase in stages[position["phase"] if position else 0 :]:
+                if position and position["phase"] == phase.index:
+                    state = checkpoints.restore(latest, abstract_state(phase))
+                    say(f"Resuming {workdir} from step {latest}.")
+                    batches = phase.batches()
+                    batches.set_state(position["data"])
+                else:
+                    state = start_state(phase, previous=state)
+                    batches = phase.batches()
+                runner = Runner(phase, checkpoints, writer)
+                state, finished = runner.run(state, batches, stop)
+                if not finished:
+                    return False
+    finally:
+        checkpoints.close()
+        writer.close()
+    say(f"Finished: {workdir} is at step {stages[-1].end}.")
+    if stages[-1].method.sample is not None:
+        say(
+            f"Samples: {workdir / 'samples'}. To draw more:\n"
+            f"  python sample.py --workdir={shlex.quote(str(given))} --num=100"
+        )
+    return True
+
+
+def say(line: str) -> None:
+    """One line for the person at the terminal, from one process."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr)
+
+
+class Runner:
+    """The steps of one phase."""
+
+    def __init__(self, phase: Phase, checkpoints: Checkpoints, writer: Writer):
+        """Makes the functions that the loop calls; they compile when first called."""
+        self.phase, self.checkpoints, self.writer = phase, checkpoints, writer
+        self.config = phase.config
+        self.draw = self.cond = self.losses = None
+        self.finite = jax.jit(all_finite)
+        self.bad: list[tuple[int, np.ndarray]] = []  # Bad steps in a row, and examples.
+        if phase.method.sample is not None and self.config.sample_every:
+            self.draw = make_draw(phase.method, phase.mesh, self.config.num_samples)
+            self.cond = make_cond(phase.method, self.config, self.config.num_samples)
+        if self.config.eval_every and phase.dataset.test is not None:
+            self.losses = evaluation.make_losses(phase.method, phase.mesh)
+        self.check_best()
+
+    def check_best(self) -> None:
+        """Looks for config.checkpoint.best_metric among what will be measured.
+
+        Raises:
+            ConfigError: If it is not there, with what is.
+        """
+        best, names = self.config.checkpoint.best_metric, []
+        if self.losses:
+            state, (key, batch) = abstract_state(self.phase), example(self.phase)
+            args = state.params, state.model_state, batch, key
+            names = [f"test/{name}" for name in jax.eval_shape(self.losses, *args)]
+        if best and best not in names:
+            raise ConfigError(
+                f"config.checkpoint.best_metric={best!r} is not measured"
+                f"{nearest(best, names)} With config.eval_every="
+                f"{self.config.eval_every} there are: {names}"
+            )
+
+    def run(
+        self, state: TrainState, batches: Iterator[Any], stop: StopRequest
+    ) -> tuple[TrainState, bool]:
+        """Trains from `state.step` to the end of the phase, or to a stop request.
+
+        Returns:
+            The state, and whether the end was reached.
+        """
+        step, config = int(state.step), self.config
+        if not self.phase.method.players:  # It can only sample: keep what it was given.
+            self.save(state, step, batches)
+            self.sample(state, step)
+            return state, True
+        train_step = self.compile(state)
+        key = jax.random.fold_in(self.phase.key(), 1)
+        place = sharding.split(self.phase.mesh, 1)
+        window: list[Metrics] = []
+        seen: list[tuple[int, np.ndarray]] = []
+        since, stopped = time.monotonic(), False
+        with progress_bar(self.phase, step) as bar:
+            while step < self.phase.end and not stopped:
+                batch = next(batches)
+                seen.append((step, batch.pop("index")))
+                state, metrics = train_step(
+                    state, sharding.to_global(batch, place), key
+                )
+                window.append(metrics)
+                step += 1
+                # Not a transfer: the device still has the next steps queued.
+                jax.block_until_ready(window[-MAX_IN_FLIGHT:][0])
+                bar.update()
+                stopped = stop.seen(self.checkpoints, step)
+                last = stopped or step == self.phase.end
+                if last or step % config.log_every == 0:
+                    self.log(step, window, seen, since, state, bar)
+                    window, seen, since = [], [], time.monotonic()
+                pause = time.monotonic()
+                self.at_intervals(state, step, batches, last=last, stopped=stopped)
+                since += time.monotonic() - pause  # Throughput is that of training.
+        return state, step == self.phase.end
+
+    def compile(self, state: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
+        """The jitted train step; the old state's buffers are given to the new one."""
+        phase = self.phase
+        step = make_train_step(
+            phase.method, phase.optimizers, phase.rates, phase.config
+        )
+        places = jax.tree.map(lambda x: x.sharding, state)
+        whole = sharding.replicated(phase.mesh)
+        return jax.jit(
+            step,
+            in_shardings=(places, sharding.split(phase.mesh, 1), whole),
+            out_shardings=(places, whole),
+            donate_argnums=0,
+        )
+
+    def log(
+        self,
+        step: int,
+        window: list[Metrics],
+        seen: list[tuple[int, np.ndarray]],
+        since: float,
+        state: TrainState,
+        bar: tqdm,
+    ) -> None:
+        """Fetches what was measured since the last line, and writes its means.
+
+        Raises:
+            TrainingDivergedError: If too many steps in a row were bad.
+        """
+        rows, bad_steps, skipped = jax.device_get(
+            (window, state.bad_steps, state.skipped)
+        )
+        for entry, row in zip(seen, rows, strict=True):
+            self.bad = [*self.bad, entry] if row["bad"] else []
+        good = [row for row in rows if not row["bad"]]
+        means = {
+            name: float(np.mean([r[name] for r in good])) for name in rows[0] if good
+        }
+        means.pop("bad", None)
+        images = len(rows) * self.config.data.batch_size * self.phase.rows()
+        images //= self.config.accumulate
+        means["images_per_second"] = images / (time.monotonic() - since)
+        means["skipped_steps"] = float(skipped)
+        if jax.process_index() == 0:
+            self.writer.scalars(step, means)
+        shown = {k.split("/")[0]: v for k, v in means.items() if k.endswith("/loss")}
+        bar.set_postfix(
+            {name: f"{value:.4f}" for name, value in shown.items()},
+            images_per_s=f"{means['images_per_second']:.0f}",
+            refresh=False,
+        )
+        if bad_steps >= self.config.max_bad_steps:
+            origin, (first, index) = self.phase.dataset.train.origin, self.bad[0]
+            raise TrainingDivergedError(
+                f"{bad_steps} steps in a row up to step {step} had a non-finite loss, "
+                f"gradient or model state (config.max_bad_steps="
+                f"{self.config.max_bad_steps}). "
+                "Their updates were skipped; the last checkpoint is of step "
+                f"{self.checkpoints.latest_step()}. The first was step {first}, on "
+                f"{', '.join(map(origin, np.ravel(index)[:16]))} ... A lower "
+                "learning_rate, clip_norm or dtype='float32' may help"
+            )
+
+    def at_intervals(
+        self, state: TrainState, step: int, batches: Any, *, last: bool, stopped: bool
+    ) -> None:
+        """Evaluates, saves and draws, each in its own rhythm and at the end."""
+        config, metrics = self.config, None
+        final = last and not stopped
+        if self.losses and (final or step % config.eval_every == 0):
+            metrics = self.evaluate(state, step)
+        if last or metrics or step % config.checkpoint.every == 0:
+            self.save(state, step, batches, metrics)
+        if final or (config.sample_every and step % config.sample_every == 0):
+            self.sample(state, step)
+
+    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """The players' losses on the test split, with the averaged weights."""
+        results = evaluation.over_split(
+            self.losses,
+            {**state.params, **state.ema_params},
+            state.model_state,
+            self.phase.dataset.test,
+            mesh=self.phase.mesh,
+            batch_size=self.config.data.batch_size,
+            num_examples=self.config.eval_examples,
+            seed=self.config.seed,
+        )
+        metrics = {f"test/{name}": entry["value"] for name, entry in results.items()}
+        if jax.process_index() == 0:
+            self.writer.scalars(step, metrics)
+        return metrics
+
+    def save(
+        self, state: TrainState, step: int, batches: Any, metrics: Any = None
+    ) -> None:
+        """A checkpoint, written in the background.
+
+        Raises:
+            TrainingDivergedError: If a weight is not finite; then nothing is written.
+        """
+        if not self.finite((state.params, state.ema_params, state.model_state)):
+            raise TrainingDivergedError(
+                f"at step {step} a weight is not finite, so that was not saved: the "
+                f"last checkpoint is of step {self.checkpoints.latest_step()}. A lower "
+                "learning_rate or clip_norm may help"
+            )
+        self.checkpoints.save(
+            state,
+            step,
+            config=self.config,
+            phase=self.phase.index,
+            data=batches.get_state(),
+            metrics=metrics,
+        )
+
+    def sample(self, state: TrainState, step: int) -> None:
+        """A grid from the averaged weights, with the same noise every time."""
+        if self.draw is None:
+            return
+        samples = self.draw(
+            {**state.params, **state.ema_params},
+            state.model_state,
+            seed=self.config.seed,
+            num=self.config.num_samples,
+            cond=self.cond,
+        )
+        if jax.process_index() == 0:
+            self.writer.grid(step, samples)
+
+
+def progress_bar(phase: Phase, step: int) -> tqdm:
+    """Steps, time left, loss and images per second."""
+    return tqdm(
+        total=phase.end,
+        initial=step,
+        desc=phase.config.method,
+        unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else 20,
+        dynamic_ncols=True,
+        disable=jax.process_index() != 0,
+    )

@@ -1,0 +1,91 @@
+"""Optax optimisers from the config."""
+
+from typing import Any
+
+import optax
+
+from genjax.config import ConfigError, call, choose
+
+OPTIMIZERS = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "rmsprop": optax.rmsprop,
+    "sgd": optax.sgd,
+}
+
+
+def learning_rate_schedule(
+    learning_rate: float,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    decay_steps: int = 0,
+    end_value: float = 0.0,
+) -> optax.Schedule:
+    """A rise from 0 over `warmup_steps` updates, then constant, cosine or linear.
+
+    Args:
+        learning_rate: The value after the warm-up.
+        schedule: "constant", "cosine" or "linear".
+        warmup_steps: Updates from 0 to `learning_rate`.
+        decay_steps: Updates, warm-up included, until `end_value` is reached.
+        end_value: Where cosine and linear end.
+    """
+    main = {
+        "constant": lambda n: optax.constant_schedule(learning_rate),
+        "cosine": lambda n: optax.cosine_decay_schedule(
+            learning_rate, n, end_value / learning_rate
+        ),
+        "linear": lambda n: optax.linear_schedule(learning_rate, end_value, n),
+    }
+    make = choose(main, schedule, "config.optimizers.<player>.schedule")
+    if schedule != "constant" and decay_steps <= warmup_steps:
+        raise ConfigError(
+            f"schedule {schedule!r} needs decay_steps above warmup_steps="
+            f"{warmup_steps}, got {decay_steps}"
+        )
+    if not warmup_steps:
+        return make(decay_steps)
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules(
+        [warmup, make(decay_steps - warmup_steps)], [warmup_steps]
+    )
+
+
+def make(
+    name: str,
+    num_updates: int,
+    *,
+    learning_rate: float,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    decay_steps: int | None = None,
+    end_value: float = 0.0,
+    clip_norm: float | None = None,
+    **kwargs: Any,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of one player, and its learning rate as a function of updates.
+
+    Args:
+        name: "adam", "adamw", "sgd" or "rmsprop".
+        num_updates: Updates the player will make; where a schedule ends by default.
+        learning_rate: See `learning_rate_schedule`, as for the next four.
+        schedule: Its shape.
+        warmup_steps: Its rise.
+        decay_steps: Its end; None is `num_updates`.
+        end_value: Its last value.
+        clip_norm: Gradients with a larger global norm are scaled down to it.
+        **kwargs: For the optax function, such as b1, b2, eps, weight_decay, momentum.
+    """
+    factory = choose(OPTIMIZERS, name, "config.optimizers.<player>.name")
+    rate = learning_rate_schedule(
+        learning_rate,
+        schedule,
+        warmup_steps,
+        num_updates if decay_steps is None else decay_steps,
+        end_value,
+    )
+    where = f"config.optimizers.<player> (beside those of the schedule, {name!r})"
+    tx = call(factory, kwargs, rate, where=where)
+    if clip_norm is not None:
+        tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    return tx, rate

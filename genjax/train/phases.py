@@ -1,0 +1,203 @@
+"""The stages of a run: each is checked as a whole before anything compiles."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from genjax import data, methods
+from genjax.config import ConfigError, phases
+from genjax.train import optimizers, sharding
+from genjax.train.checkpoints import load_weights
+from genjax.train.state import TrainState, carry_over, check_names, create
+from genjax.types import Method
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of training, built and checked, nothing compiled yet.
+
+    Attributes:
+        index: Its place in config.phases.
+        start: First step, counted over the whole run.
+        end: Step at which it is over.
+        config: Its resolved config.
+        dataset: Its data.
+        method: Made from the config.
+        optimizers: {player: optax optimiser}.
+        rates: {player: learning rate schedule}.
+        mesh: The devices.
+    """
+
+    index: int
+    start: int
+    end: int
+    config: ConfigDict
+    dataset: data.Dataset
+    method: Method
+    optimizers: Mapping[str, Any]
+    rates: Mapping[str, Any]
+    mesh: Mesh
+
+    def rows(self) -> int:
+        """Micro-batches in one train step."""
+        steps = max((player.steps for player in self.method.players), default=1)
+        return steps * self.config.accumulate
+
+    def key(self) -> Array:
+        """The random key of the phase."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), self.index)
+
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """This process's rows of [rows, B / accumulate, ...], from the first on."""
+        options = self.config.data
+        return data.batches(
+            self.dataset.train,
+            batch_size=options.batch_size // self.config.accumulate,
+            num_micro=self.rows(),
+            seed=self.config.seed + self.index,
+            random_flip=options.random_flip,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=options.num_threads,
+        )
+
+
+def resolve(config: ConfigDict) -> tuple[ConfigDict, data.Dataset]:
+    """Fills in what the data decides: the shape of an example, the classes."""
+    config = config.copy_and_resolve_references()
+    dataset = data.load(config.data)
+    config.data.shape, config.data.num_classes = dataset.shape, dataset.num_classes
+    return config, dataset
+
+
+def build(config: ConfigDict) -> list[Phase]:
+    """Checks everything that can be checked without compiling, for every phase.
+
+    Raises:
+        ConfigError: At the first thing that cannot work.
+    """
+    result, start = [], 0
+    for index, phase in enumerate(phases(config)):
+        phase, dataset = resolve(phase)
+        mesh = sharding.make_mesh(phase)
+        sharding.check_batch(phase, mesh)
+        method = methods.load(phase)
+        check_names(method, phase)
+        check_sources(phase)
+        made = {
+            player.name: optimizers.make(
+                num_updates=phase.num_steps * player.steps,
+                **phase.optimizers[player.name],
+            )
+            for player in method.players
+        }
+        end = start + (phase.num_steps if method.players else 0)
+        result.append(
+            Phase(
+                index=index,
+                start=start,
+                end=end,
+                config=phase,
+                dataset=dataset,
+                method=method,
+                optimizers={name: tx for name, (tx, _) in made.items()},
+                rates={name: rate for name, (_, rate) in made.items()},
+                mesh=mesh,
+            )
+        )
+        start = end
+    return result
+
+
+def check_sources(config: ConfigDict) -> None:
+    """Looks for the runs that config.init_from names.
+
+    Raises:
+        ConfigError: If one is not there.
+    """
+    for entry in config.init_from:
+        if not list(Path(entry["workdir"]).glob("checkpoints/[0-9]*")):
+            raise ConfigError(
+                f"config.init_from names the run {entry['workdir']!r}, which has no "
+                "checkpoint: train it first, or name another workdir"
+            )
+
+
+def abstract_state(phase: Phase) -> TrainState:
+    """Shapes, dtypes and shardings of the phase's state; nothing is computed."""
+    shapes = jax.eval_shape(
+        lambda key, batch: initial(phase, key, batch), *example(phase)
+    )
+    places = sharding.state_shardings(shapes, phase.mesh, phase.config.sharding_rules)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places
+    )
+
+
+def initial(phase: Phase, key: Array, batch: Mapping[str, Array]) -> TrainState:
+    """The state before anything is carried over into it."""
+    networks = phase.config.ema.networks
+    return create(phase.method, phase.optimizers, networks, key, batch)
+
+
+def example(phase: Phase) -> tuple[Array, dict[str, Array]]:
+    """The phase's initial key and its first micro-batch, spread over the devices."""
+    batch = {k: v[0] for k, v in next(phase.batches()).items() if k != "index"}
+    key = jax.random.fold_in(phase.key(), 0)
+    return key, sharding.to_global(batch, sharding.split(phase.mesh, 0))
+
+
+def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
+    """A fresh state, with what `previous` and config.init_from bring.
+
+    Raises:
+        ConfigError: If a frozen network would keep random weights.
+    """
+    places = jax.tree.map(lambda x: x.sharding, abstract_state(phase))
+    init = jax.jit(
+        lambda key, batch: initial(phase, key, batch),
+        out_shardings=places,
+        # It runs once: compiling it well would take longer than it saves.
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    state = init(*example(phase))
+    sources = []
+    if previous is not None:
+        state = state.replace(step=previous.step)
+        sources.append(
+            ({**previous.params}, previous.ema_params, previous.model_state, None)
+        )
+    for entry in phase.config.init_from:
+        weights = load_weights(
+            entry["workdir"], entry.get("step", "latest"), phase.mesh
+        )
+        average = weights.averaged()
+        sources.append((average, average, weights.model_state, entry.get("rename")))
+    fresh = set(state.params)
+    for params, ema, model_state, rename in sources:
+        new, copied, kept = carry_over(state.params, params, rename)
+        print(
+            f"Carried {len(copied)} arrays over; {len(kept)} stay as they were.",
+            file=sys.stderr,
+        )
+        fresh -= {path.split("'")[1] for path in copied}
+        state = state.replace(
+            params=new,
+            ema_params=carry_over(state.ema_params, {**params, **ema}, rename)[0],
+            model_state=carry_over(state.model_state, model_state, rename)[0],
+        )
+    owned = {name for player in phase.method.players for name in player.networks}
+    if frozen := sorted(fresh - owned):
+        raise ConfigError(
+            f"the networks {frozen} are trained by no player, and neither an earlier "
+            f"phase nor config.init_from={phase.config.init_from} has weights for them"
+        )
+    return state

@@ -1,0 +1,75 @@
+"""The run's folder: made for one config, and refused to another."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from genjax.config import ConfigError, flatten, plain
+
+# Fields that a resumed run may change: they alter no weights' meaning or shape.
+SOFT = (
+    "checkpoint.",
+    "data.data_dir",
+    "data.num_threads",
+    "eval_",
+    "log_every",
+    "max_bad_steps",
+    "mesh.",
+    "num_samples",
+    "num_steps",
+    "sample_every",
+    "sampler",
+    "sharding_rules",
+)
+
+
+def claim(workdir: str | Path, config: ConfigDict) -> Path:
+    """Makes the folder, or checks that it was made for this config.
+
+    Returns:
+        Its absolute path, with `config.json` in it.
+
+    Raises:
+        ConfigError: If it holds a run with another config, with the differences.
+    """
+    workdir = Path(workdir).expanduser().resolve()
+    path = workdir / "config.json"
+    new = plain(config)
+    # A run that saved no checkpoint has nothing that another config could spoil.
+    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+        found = differences(json.loads(path.read_text()), new)
+        hard = {k: v for k, v in found.items() if not k.startswith(SOFT)}
+        if hard:
+            lines = [
+                f"  {k}: {old} there, {now} here" for k, (old, now) in hard.items()
+            ]
+            more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""
+            raise ConfigError(
+                f"{workdir} holds a run with another config; give another --workdir, "
+                "or the same values:\n" + "\n".join(lines[:10]) + more
+            )
+        for name, (old, now) in found.items():
+            print(f"Going on with {name}: {old} before, {now} now.", file=sys.stderr)
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(new, indent=1) + "\n")
+        except OSError as error:
+            raise ConfigError(
+                f"--workdir={workdir} cannot be written: {error}"
+            ) from None
+    return workdir
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{field: (old value, new value)} where two plain configs differ."""
+    old, new = flatten(old), flatten(new)
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    }
