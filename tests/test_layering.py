@@ -1,0 +1,112 @@
+"""Imports point one way: losses, samplers <- networks <- methods <- train."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "genjax"
+PURE = {"losses", "samplers", "schedules", "processes", "images", "types"}
+ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
+    **{name: (PURE, {"jax", "numpy"}) for name in PURE},
+    "config": ({"config"}, {"ml_collections"}),
+    "networks": (PURE | {"networks"}, {"jax", "numpy", "flax"}),
+    "data": (
+        {"config", "data"},
+        {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "etils", "tqdm"},
+    ),
+    "metrics": (PURE | {"metrics"}, {"jax", "numpy", "flax"}),
+    "methods": (
+        PURE | {"config", "networks", "methods"},
+        {"jax", "numpy", "flax", "ml_collections"},
+    ),
+    "train": (
+        PURE | {"config", "data", "methods", "metrics", "networks", "train"},
+        {"jax", "numpy", "flax", "ml_collections", "optax", "orbax", "absl", "tqdm"}
+        | {"platformdirs", "tensorboardX"},
+    ),
+}
+LAZY = {"images": {"PIL"}}  # Imported inside a function that writes files.
+
+
+def imported(path: Path) -> set[tuple[str, str | None]]:
+    """(library, our layer or None) of every import in a file, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            library, *rest = name.split(".")
+            if library not in sys.stdlib_module_names:
+                found.add((library, rest[0] if library == "genjax" else None))
+    return found
+
+
+def files() -> list[Path]:
+    return [
+        p for p in sorted(ROOT.rglob("*.py")) if p.parent != ROOT or p.stem in ALLOWED
+    ]
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    ours, libraries = ALLOWED[layer]
+    libraries = libraries | LAZY.get(layer, set())
+    for library, module in imported(path):
+        if library == "genjax":
+            assert module in ours, f"{layer} must not import genjax.{module}"
+        else:
+            assert library in libraries, f"{layer} must not import {library}"
+
+
+def test_losses_and_samplers_import_with_jax_alone():
+    """A fresh interpreter in which every other library is missing."""
+    others = sorted({"optax", "orbax"}.union(*(names for _, names in ALLOWED.values())))
+    missing = [name for name in others if name not in ("jax", "numpy")]
+    code = (
+        f"import sys\n\nMISSING = {missing}\n"
+        + """
+
+for name in MISSING:
+    sys.modules[name] = None  # Importing it fails, as if it were not installed.
+
+from genjax import losses, samplers, schedules
+import jax
+
+a = schedules.alphas_cumprod(schedules.cosine(10))
+eps_fn = lambda x_t, t: 0 * x_t
+x0 = jax.numpy.zeros((2, 4, 4, 1))
+print(losses.diffusion.simple_loss(eps_fn, x0, jax.random.key(0), alphas_cumprod=a))
+keys = jax.random.split(jax.random.key(0), 2)
+noise = samplers.diffusion.initial_noise(keys, (4, 4, 1))
+print(samplers.diffusion.ddim(eps_fn, noise, alphas_cumprod=a).shape)
+"""
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent
+    )
+    assert run.returncode == 0, run.stderr
+    assert "(2, 4, 4, 1)" in run.stdout
+
+
+def test_no_file_outside_methods_names_a_method():
+    """The contract serves every method alike, so the spine knows none by name."""
+    methods = {
+        p.stem
+        for p in (ROOT / "methods").rglob("*.py")
+        if not p.name.startswith("_") and p.parent != ROOT / "methods"
+    }
+    spine = [*(ROOT / "train").rglob("*.py"), *ROOT.parent.glob("*.py")]
+    for path in spine:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+                assert not words & methods, f"{path}:{node.lineno} branches on a method"

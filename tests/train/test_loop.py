@@ -1,0 +1,296 @@
+"""Real runs of the loop on real digits: resuming, stopping, phases, bad numbers."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.ddpm_digits import get_config
+from genjax import data, methods
+from genjax.config import ConfigError
+from genjax.train import checkpoints, loop
+from genjax.types import Player
+
+
+@pytest.fixture
+def config():
+    config = get_config("tiny")
+    config.num_steps = 8
+    config.sample_every = 0
+    config.log_every = 2
+    config.optimizers.denoiser.decay_steps = 8
+    return config
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Indices of the training examples, batch by batch, as the loop receives them."""
+    batches, indices = data.batches, []
+
+    class Recorder:
+        def __init__(self, iterator):
+            self.iterator = iterator
+
+        def __next__(self):
+            batch = next(self.iterator)
+            indices.append(np.ravel(batch["index"]).tolist())
+            return batch
+
+        def __getattr__(self, name):
+            return getattr(self.iterator, name)
+
+    def record(*args, **kwargs):
+        iterator = batches(*args, **kwargs)
+        return Recorder(iterator) if kwargs.get("repeat", True) else iterator
+
+    monkeypatch.setattr(data, "batches", record)
+    return indices
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def arrays(workdir: Path) -> dict:
+    """Every array in the last checkpoint."""
+    manager = checkpoints.ocp.CheckpointManager(
+        workdir / "checkpoints", item_handlers=checkpoints.handlers()
+    )
+    args = checkpoints.ocp.args.StandardRestore()
+    names = {"weights": args, "training": args}
+    with manager:
+        tree = manager.restore(
+            manager.latest_step(), args=checkpoints.ocp.args.Composite(**names)
+        )
+    flat, _ = jax.tree_util.tree_flatten_with_path(dict(tree.items()))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def stop_after(monkeypatch, step: int):
+    """Sends this process a real SIGTERM when the given step is reached."""
+    original = loop.StopRequest.seen
+
+    def seen_at(self, checkpoints, now):
+        if now == step:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, checkpoints, now)
+
+    monkeypatch.setattr(loop.StopRequest, "seen", seen_at)
+
+
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    config, tmp_path, seen, monkeypatch
+):
+    """To the bit on CPU, and on the same examples."""
+    assert loop.train(config, tmp_path / "straight")
+    expected = [batch for batch in seen]
+    seen.clear()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert not loop.train(config, tmp_path / "stopped")
+    assert checkpoints.load_weights(tmp_path / "stopped").step == 3
+    assert loop.train(config, tmp_path / "stopped")
+    # Each start peeks at the first batch, for shapes and data-dependent init.
+    trained = [batch for i, batch in enumerate(seen)]
+    first = expected[0]
+    assert [b for b in expected if b != first] == [b for b in trained if b != first]
+    straight, stopped = arrays(tmp_path / "straight"), arrays(tmp_path / "stopped")
+    assert straight.keys() == stopped.keys()
+    different = [k for k in straight if not np.array_equal(straight[k], stopped[k])]
+    assert not different
+    losses = [
+        {x["step"]: x["denoiser/loss"] for x in lines(tmp_path / name)}
+        for name in ("straight", "stopped")
+    ]
+    assert losses[0][8] == losses[1][8]
+
+
+def test_a_finished_run_says_so(config, tmp_path, capsys):
+    config.num_steps = 1
+    assert loop.train(config, tmp_path) and loop.train(config, tmp_path)
+    assert "Already finished" in capsys.readouterr().err
+    assert len(lines(tmp_path)) == 1
+
+
+def test_a_longer_run_goes_on_where_the_shorter_ended(config, tmp_path):
+    config.num_steps = 1
+    loop.train(config, tmp_path)
+    config.num_steps = 2
+    loop.train(config, tmp_path)
+    assert [x["step"] for x in lines(tmp_path)] == [1, 2]
+
+
+def test_another_config_is_refused_with_the_difference(config, tmp_path):
+    config.num_steps = 1
+    loop.train(config, tmp_path)
+    config.data.batch_size = 16
+    with pytest.raises(ConfigError, match=r"data\.batch_size: 8 there, 16 here"):
+        loop.train(config, tmp_path)
+
+
+def poison(monkeypatch, bad: set[int]):
+    """Makes the loss NaN at the given steps."""
+    original = methods.load
+
+    def load(config):
+        method = original(config)
+        (player,) = method.players
+
+        def loss(params, model_state, batch, key, *, step, train):
+            value, rest = player.loss(
+                params, model_state, batch, key, step=step, train=train
+            )
+            return jnp.where(jnp.isin(step, jnp.array([*bad])), jnp.nan, value), rest
+
+        changed = Player(player.name, player.networks, loss)
+        return replace(method, players=(changed,))
+
+    monkeypatch.setattr(methods, "load", load)
+
+
+def test_non_finite_steps_in_a_row_end_the_run_and_name_the_examples(
+    config, tmp_path, monkeypatch
+):
+    poison(monkeypatch, {3, 4, 5})
+    config.max_bad_steps, config.checkpoint.every = 3, 2
+    with pytest.raises(loop.TrainingDivergedError) as error:
+        loop.train(config, tmp_path)
+    assert "step 3" in str(error.value) and "digits/train[" in str(error.value)
+    weights = checkpoints.load_weights(tmp_path)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(weights.averaged()))
+
+
+def test_a_few_non_finite_steps_are_skipped_and_counted(config, tmp_path, monkeypatch):
+    poison(monkeypatch, {3, 5})
+    assert loop.train(config, tmp_path)
+    assert lines(tmp_path)[-1]["skipped_steps"] == 2
+    saved = arrays(tmp_path)
+    assert all(np.isfinite(x).all() for x in saved.values())
+    (count,) = {int(v) for k, v in saved.items() if k.endswith("'count']")}
+    assert count == 6  # Of eight steps, two took no update.
+
+
+def test_weights_that_overflow_are_never_saved(config, tmp_path):
+    """A rate of 3e38 times a gradient above one leaves float32."""
+    config.optimizers.denoiser = dict(name="sgd", learning_rate=3e38)
+    config.model.weighting = "constant"  # Divides errors of eps by a small SNR.
+    config.checkpoint.every = 1
+    with pytest.raises(loop.TrainingDivergedError, match="step 1 a weight"):
+        loop.train(config, tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_phases_carry_what_fits_over(config, tmp_path):
+    """The second phase has another dropout and fewer steps, and starts trained."""
+    config.num_steps = 2
+    config.phases = ({}, {"num_steps": 1, "model.network.dropout": 0.5})
+    config.optimizers.denoiser.update(
+        learning_rate=0.0, warmup_steps=0, schedule="constant"
+    )
+    assert loop.train(config, tmp_path)
+    weights = checkpoints.load_weights(tmp_path)
+    assert weights.step == 3 and weights.config.model.network.dropout == 0.5
+    other = tmp_path / "alone"
+    config.phases = ()
+    assert loop.train(config, other)
+    # A learning rate of zero: what is there at the end is what the first phase had.
+    for a, b in zip(
+        jax.tree.leaves(weights.params),
+        jax.tree.leaves(checkpoints.load_weights(other).params),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_init_from_brings_trained_weights(config, tmp_path):
+    config.num_steps = 1
+    loop.train(config, tmp_path / "teacher")
+    config.init_from = ({"workdir": str(tmp_path / "teacher")},)
+    config.optimizers.denoiser.update(
+        learning_rate=0.0, warmup_steps=0, schedule="constant"
+    )
+    loop.train(config, tmp_path / "student")
+    teacher = checkpoints.load_weights(tmp_path / "teacher").averaged()
+    student = checkpoints.load_weights(tmp_path / "student")
+    for weights in (student.params, student.averaged()):
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), teacher, weights)
+        assert all(jax.tree.leaves(same))
+
+
+def test_best_last_and_periodic_checkpoints_stay(config, tmp_path, monkeypatch):
+    """With test losses 5, 1, 4, 3 at steps 2, 4, 6, 8 the best is step 4."""
+    values = iter([5.0, 1.0, 4.0, 3.0])
+
+    def evaluate(self, state, step):
+        return {"test/denoiser/loss": next(values)}
+
+    monkeypatch.setattr(loop.Runner, "evaluate", evaluate)
+    config.eval_every = 2
+    config.checkpoint.update(
+        every=1, keep=1, keep_period=3, best_metric="test/denoiser/loss"
+    )
+    loop.train(config, tmp_path)
+    there = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
+    assert there == {3, 4, 6, 8}
+    assert checkpoints.load_weights(tmp_path, "best").step == 4
+    assert checkpoints.load_weights(tmp_path, 6).step == 6
+    with pytest.raises(ConfigError, match=r"no checkpoint of step 5.*\[3, 4, 6, 8\]"):
+        checkpoints.load_weights(tmp_path, 5)
+
+
+@pytest.mark.parametrize("best, every", [("test/denoiser/los", 2), ("test/x", 0)])
+def test_an_unknown_best_metric_is_refused_before_training(
+    config, tmp_path, best, every
+):
+    config.checkpoint.best_metric, config.eval_every = best, every
+    with pytest.raises(ConfigError, match="is not measured"):
+        loop.train(config, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_bfloat16_computes_and_keeps_float32_weights(config, tmp_path, accumulate):
+    config.num_steps, config.dtype, config.accumulate = 2, "bfloat16", accumulate
+    assert loop.train(config, tmp_path)
+    weights = checkpoints.load_weights(tmp_path)
+    assert {x.dtype for x in jax.tree.leaves(weights.params)} == {jnp.dtype("float32")}
+    assert 0.5 < lines(tmp_path)[-1]["denoiser/loss"] < 2
+
+
+def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
+    config.num_steps, config.eval_every, config.eval_examples = 2, 2, 20
+    loop.train(config, tmp_path)
+    (value,) = [x["test/denoiser/loss"] for x in lines(tmp_path) if len(x) == 3]
+    assert 0.5 < value < 2  # An untrained eps prediction of 0 has loss 1.
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"method": "diffusion.dppm"}, "'diffusion.ddpm'"),
+        ({"data.batch_size": 9, "accumulate": 2}, "8 and 10"),
+        ({"data.name": "tfds:nothing"}, "tfds build nothing"),
+        ({"model.network.featurs": 8}, "'features'"),
+        ({"model.network.multipliers": (1, 1, 1, 1, 1)}, "16x16"),
+        ({"sampler.nam": "ddim"}, "'name'"),
+        ({"optimizers.denoiser.bb1": 0.5}, "'b1'"),
+        ({"ema.networks": ("unet",)}, "denoiser"),
+        ({"mesh.fsdp": 3}, "devices"),
+    ],
+)
+def test_errors_come_before_any_compilation(config, tmp_path, change, words):
+    for path, value in change.items():
+        *parents, name = path.split(".")
+        target = config
+        for parent in parents:
+            target = target[parent]
+        with target.unlocked():
+            target[name] = value
+    with pytest.raises(ConfigError, match=words):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
