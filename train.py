@@ -1,0 +1,41 @@
+"""Trains a method from a recipe.
+
+python train.py --config=configs/ddpm_digits.py --workdir=runs/ddpm_digits
+
+Any field can be set: --config.num_steps=100. --config=configs/x.py:tiny takes the
+recipe's tiny variant. The same command resumes an interrupted run. Exit codes: 0 done,
+1 an error (which says what to change), 75 stopped by SIGTERM or SIGINT with everything
+saved, so that the same command goes on.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+EXIT_STOPPED = 75  # sysexits.h: EX_TEMPFAIL, try again.
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe in configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+
+
+def main(argv: list[str]) -> None:
+    """Trains, and says where the results are."""
+    if len(argv) > 1:
+        sys.exit(f"error: unexpected arguments {argv[1:]}")
+    from genjax.config import ConfigError
+    from genjax.train import loop, runtime
+
+    runtime.start()
+    try:
+        finished = loop.train(CONFIG.value, WORKDIR.value)
+    except (ConfigError, loop.TrainingDivergedError) as error:
+        sys.exit(f"error: {error}")
+    if not finished:
+        print("Stopped and saved; run the same command to go on.", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)
