@@ -1,0 +1,104 @@
+"""Times the trainer's step (loss, gradient, Adam) against diffusers' network in torch.
+
+python -m benchmarks.train_step [--network=35.7M] [--compile] [--out=train_step.json]
+
+The two networks have the same layers and as many parameters. Calls alternate in one
+process; the ratio is the median over rounds. Nothing else should run meanwhile: torch's
+threads spin while they wait, and lose far more than XLA's when a core is taken away.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import unets
+from configs import ddpm_cifar
+from genjax import methods
+from genjax.train import optimizers, phases
+from genjax.train.state import create
+from genjax.train.step import make_train_step
+
+LEARNING_RATE = 2e-4
+
+
+def jax_step(name: str, batch_size: int):
+    """Returns a call that takes one step of the trainer on DDPM, state donated."""
+    config = ddpm_cifar.get_config()
+    config.data.name = "digits"  # Any: the images below are random.
+    config, _ = phases.resolve(config)
+    config.data.shape = (unets.SIZE, unets.SIZE, 3)
+    config.model.network.update(unets.NETWORKS[name], dropout=unets.DROPOUT)
+    method = methods.load(config)
+    tx, rate = optimizers.make("adam", config.num_steps, learning_rate=LEARNING_RATE)
+    (player,) = method.players
+    step = make_train_step(method, {player.name: tx}, {player.name: rate}, config)
+    step = jax.jit(step, donate_argnums=0)
+    shape = (1, batch_size, *config.data.shape)
+    image = np.random.RandomState(0).randint(256, size=shape).astype(np.uint8)
+    batch = {"image": jnp.asarray(image)}
+    # No average of the weights: the other side keeps none.
+    state = create(
+        method, {player.name: tx}, (), jax.random.key(0), {"image": image[0]}
+    )
+    carry = [state]
+
+    def call():
+        carry[0], metrics = step(carry[0], batch, jax.random.key(1))
+        metrics["denoiser/loss"].block_until_ready()
+
+    return call
+
+
+def torch_step(name: str, batch_size: int, *, compiled: bool = False):
+    """Returns a call that takes one step."""
+    import torch
+
+    net = unets.theirs(name)
+    optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
+    x0 = torch.randn(batch_size, 3, unets.SIZE, unets.SIZE)
+    forward = torch.compile(net) if compiled else net
+
+    def call():
+        t = torch.randint(0, 1000, (batch_size,))
+        eps = torch.randn_like(x0)
+        loss = torch.mean(torch.square(forward(x0 + eps, t).sample - eps))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return call
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = list(unets.NETWORKS)
+    parser.add_argument("--network", choices=names, default=names, nargs="*")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--compile", action="store_true", help="and torch.compile")
+    parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--out", help="JSON file to write")
+    args = parser.parse_args()
+    if not args.only_ours:
+        unets.require_torch()
+    rows = []
+    for name in args.network:
+        contenders = {"genjax": jax_step(name, args.batch_size)}
+        if not args.only_ours:
+            contenders["diffusers, eager"] = torch_step(name, args.batch_size)
+        if args.compile and not args.only_ours:
+            compiled = torch_step(name, args.batch_size, compiled=True)
+            contenders["diffusers, torch.compile"] = compiled
+        results = unets.race(contenders, args.rounds)
+        task = f"train {name}, batch {args.batch_size}"
+        rows.append({"task": task, "items": args.batch_size, "results": results})
+    unets.report(rows, "images", args.out)
+
+
+if __name__ == "__main__":
+    main()
