@@ -10,7 +10,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config()
     config.method = "diffusion.ddpm"
-    config.num_steps = 3000
+    config.num_steps = 2500
     config.data.update(name="digits", batch_size=64)
     config.model = dict(
         schedule=dict(name="cosine", num_steps=1000),
