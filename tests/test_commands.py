@@ -177,8 +177,9 @@ def test_guidance_joins_two_trained_runs(workdir, tmp_path):
     sources = [{"workdir": str(path)} for path in (workdir, classifier)]
     joined = tmp_path / "joined"
     words = ["train.py", "--config=configs/guidance_digits.py:tiny"]
-    done = command(*words, f"--workdir={joined}")
-    assert done.returncode == 1 and "runs/ddpm_digits" in done.stderr
+    absent = {"workdir": str(tmp_path / "absent")}
+    done = command(*words, f"--workdir={joined}", f"--config.init_from=({absent},)")
+    assert done.returncode == 1 and "absent" in done.stderr
     done = command(
         *words, f"--workdir={joined}", f"--config.init_from=({sources[0]},{sources[1]})"
     )
