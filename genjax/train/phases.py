@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jax.tree_util import keystr, tree_leaves_with_path
 from ml_collections import ConfigDict
 
 from genjax import data, methods
-from genjax.config import ConfigError, phases
+from genjax.config import ConfigError, call, phases
 from genjax.train import optimizers, sharding
 from genjax.train.checkpoints import load_weights
 from genjax.train.state import TrainState, carry_over, check_names, create
@@ -91,7 +92,7 @@ def build(config: ConfigDict) -> list[Phase]:
         sharding.check_batch(phase, mesh)
         method = methods.load(phase)
         check_names(method, phase)
-        check_sources(phase)
+        sources_of(phase)
         made = {
             player.name: optimizers.make(
                 num_updates=phase.num_steps * player.steps,
@@ -117,18 +118,35 @@ def build(config: ConfigDict) -> list[Phase]:
     return result
 
 
-def check_sources(config: ConfigDict) -> None:
-    """Looks for the runs that config.init_from names.
+@dataclass(frozen=True)
+class Source:
+    """An entry of config.init_from: a trained run to start from.
+
+    Attributes:
+        workdir: The run.
+        step: Of its checkpoint: a number, "latest" or "best".
+        rename: {network here: network there}; None pairs equal names.
+    """
+
+    workdir: str
+    step: int | str = "latest"
+    rename: Mapping[str, str] | None = None
+
+
+def sources_of(config: ConfigDict) -> list[Source]:
+    """The runs that config.init_from names.
 
     Raises:
-        ConfigError: If one is not there.
+        ConfigError: If an entry has an unknown field, or its run is not there.
     """
-    for entry in config.init_from:
-        if not list(Path(entry["workdir"]).glob("checkpoints/[0-9]*")):
+    sources = [call(Source, e, where="config.init_from") for e in config.init_from]
+    for source in sources:
+        if not list(Path(source.workdir).glob("checkpoints/[0-9]*")):
             raise ConfigError(
-                f"config.init_from names the run {entry['workdir']!r}, which has no "
+                f"config.init_from names the run {source.workdir!r}, which has no "
                 "checkpoint: train it first, or name another workdir"
             )
+    return sources
 
 
 def abstract_state(phase: Phase) -> TrainState:
@@ -159,7 +177,7 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
     """A fresh state, with what `previous` and config.init_from bring.
 
     Raises:
-        ConfigError: If a frozen network would keep random weights.
+        ConfigError: If an array of a frozen network would stay random.
     """
     places = jax.tree.map(lambda x: x.sharding, abstract_state(phase))
     init = jax.jit(
@@ -175,29 +193,29 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
         sources.append(
             ({**previous.params}, previous.ema_params, previous.model_state, None)
         )
-    for entry in phase.config.init_from:
-        weights = load_weights(
-            entry["workdir"], entry.get("step", "latest"), phase.mesh
-        )
+    for source in sources_of(phase.config):
+        weights = load_weights(source.workdir, source.step, phase.mesh)
         average = weights.averaged()
-        sources.append((average, average, weights.model_state, entry.get("rename")))
-    fresh = set(state.params)
+        sources.append((average, average, weights.model_state, source.rename))
+    owned = {name for player in phase.method.players for name in player.networks}
+    frozen = {name: net for name, net in state.params.items() if name not in owned}
+    fresh = {keystr(path) for path, _ in tree_leaves_with_path(frozen)}
     for params, ema, model_state, rename in sources:
         new, copied, kept = carry_over(state.params, params, rename)
         print(
             f"Carried {len(copied)} arrays over; {len(kept)} stay as they were.",
             file=sys.stderr,
         )
-        fresh -= {path.split("'")[1] for path in copied}
+        fresh -= set(copied)
         state = state.replace(
             params=new,
             ema_params=carry_over(state.ema_params, {**params, **ema}, rename)[0],
             model_state=carry_over(state.model_state, model_state, rename)[0],
         )
-    owned = {name for player in phase.method.players for name in player.networks}
-    if frozen := sorted(fresh - owned):
+    if fresh:
         raise ConfigError(
-            f"the networks {frozen} are trained by no player, and neither an earlier "
-            f"phase nor config.init_from={phase.config.init_from} has weights for them"
+            f"no player trains {len(fresh)} arrays, among them {min(fresh)}, and "
+            f"neither an earlier phase nor config.init_from={phase.config.init_from} "
+            "has arrays of the same name and shape for them"
         )
     return state

@@ -13,7 +13,7 @@ import pytest
 from configs.ddpm_digits import get_config
 from genjax import data, methods
 from genjax.config import ConfigError
-from genjax.train import checkpoints, loop
+from genjax.train import checkpoints, loop, phases
 from genjax.types import Player
 
 
@@ -220,6 +220,37 @@ def test_init_from_brings_trained_weights(config, tmp_path):
     for weights in (student.params, student.averaged()):
         same = jax.tree.map(lambda a, b: bool((a == b).all()), teacher, weights)
         assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ({"workdir": "x", "stp": 1}, "config.init_from has no field 'stp'; did you"),
+        ({"step": 1}, "config.init_from: missing a required argument: 'workdir'"),
+        ({"workdir": "nowhere"}, "'nowhere', which has no checkpoint"),
+    ],
+)
+def test_bad_entry_of_init_from_is_refused(config, tmp_path, entry, message):
+    config.init_from = (entry,)
+    with pytest.raises(ConfigError, match=message):
+        loop.train(config, tmp_path)
+
+
+def test_frozen_network_that_is_filled_in_part_is_refused(config, tmp_path):
+    """Without players every network is frozen; a deeper one matches only in part."""
+    loop.train(config, tmp_path)
+    config.init_from = ({"workdir": str(tmp_path)},)
+
+    def start(config):
+        (phase,) = phases.build(config)
+        method = replace(phase.method, players=())
+        return phases.start_state(replace(phase, method=method, optimizers={}), None)
+
+    weights = checkpoints.load_weights(tmp_path).averaged()
+    jax.tree.map(np.testing.assert_array_equal, start(config).params, dict(weights))
+    config.model.network.num_res_blocks = 2
+    with pytest.raises(ConfigError, match=r"no player trains \d+ arrays, among them"):
+        start(config)
 
 
 def test_best_last_and_periodic_checkpoints_stay(config, tmp_path, monkeypatch):
