@@ -1,6 +1,6 @@
 """Times 50 steps of DDIM against diffusers' network and scheduler in torch.
 
-python -m benchmarks.sampling [--network 1.6M] [--compile] [--out=sampling.json]
+python -m benchmarks.sampling [--network 1.0M] [--compile] [--out=sampling.json]
 
 Ours is one compiled scan; theirs is the loop from diffusers' documentation. Calls
 alternate in one process; the ratio is the median over rounds.
@@ -13,6 +13,7 @@ import jax
 from benchmarks import unets
 from genjax import schedules
 from genjax.samplers import diffusion
+from genjax.train import runtime
 
 TRAIN_STEPS, STEPS = 1000, 50
 
@@ -58,7 +59,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = list(unets.NETWORKS)
-    parser.add_argument("--network", choices=names, default=["1.6M"], nargs="*")
+    parser.add_argument("--network", choices=names, default=["1.0M"], nargs="*")
     parser.add_argument("--batch-sizes", type=int, default=[1, 16], nargs="*")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--compile", action="store_true", help="and torch.compile")
@@ -67,6 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.only_ours:
         unets.require_torch()
+    runtime.use_all_cores()
     rows = []
     for name in args.network:
         for batch_size in args.batch_sizes:

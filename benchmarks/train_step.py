@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import unets
 from configs import ddpm_cifar
 from genjax import methods
-from genjax.train import optimizers, phases
+from genjax.train import optimizers, phases, runtime
 from genjax.train.state import create
 from genjax.train.step import make_train_step
 
@@ -86,6 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.only_ours:
         unets.require_torch()
+    runtime.use_all_cores()
     rows = []
     for name in args.network:
         contenders = {"genjax": jax_step(name, args.batch_size)}

@@ -17,7 +17,7 @@ from genjax.networks.unet import UNet
 
 NETWORKS = {  # DDPM's for CIFAR-10 and a laptop's, by number of parameters.
     "35.7M": dict(features=128, multipliers=(1, 2, 2, 2)),
-    "1.6M": dict(features=32, multipliers=(1, 2, 2)),
+    "1.0M": dict(features=32, multipliers=(1, 2)),
 }
 ATTENDS_AT, DROPOUT, SIZE = 16, 0.1, 32
 

@@ -12,6 +12,10 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+from genjax.train import runtime
+
+runtime.use_all_cores()  # As the commands do.
+
 
 @pytest.fixture(scope="session")
 def tfds_data_dir() -> str:

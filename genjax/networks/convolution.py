@@ -23,7 +23,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 # Numbers at a time: the transformed tiles, four times as many, should stay in cache.
-CHUNK = 2**19
+CHUNK = 2**20
 
 
 def bilinear(name: str, plain: Callable, fast: tuple[Callable, Callable, Callable]):

@@ -6,12 +6,29 @@ import jax
 import platformdirs
 from absl import logging
 
+# Which operations XLA's CPU backend gives to its library YNNPACK.
+YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+
+
+def use_all_cores() -> None:
+    """Keeps XLA's CPU backend from YNNPACK, whose convolutions use one core only.
+
+    What remains, Eigen, uses all: see docs/performance.md. XLA ends the process at a
+    flag that it does not know, so this is for versions that were looked at, and a value
+    of the user's in XLA_FLAGS stays. To be called before JAX is first used.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    known = (0, 9, 2) <= jax.__version_info__ < (0, 13)
+    if known and YNNPACK_FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {YNNPACK_FLAG}=".strip()
+
 
 def start() -> None:
     """Joins the cluster, if there is one, and turns the compilation cache on.
 
     The cache lies in the user's cache folder; JAX_COMPILATION_CACHE_DIR moves it.
     """
+    use_all_cores()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be so.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = platformdirs.user_cache_dir("genjax")
