@@ -6,14 +6,11 @@ Ours is one compiled scan; theirs is the loop from diffusers' documentation. Cal
 alternate in one process; the ratio is the median over rounds.
 """
 
-import argparse
-
 import jax
 
 from benchmarks import unets
 from genjax import schedules
 from genjax.samplers import diffusion
-from genjax.train import runtime
 
 TRAIN_STEPS, STEPS = 1000, 50
 
@@ -55,33 +52,9 @@ def torch_loop(name: str, batch_size: int, *, compiled: bool = False):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = list(unets.NETWORKS)
-    parser.add_argument("--network", choices=names, default=["1.0M"], nargs="*")
-    parser.add_argument("--batch-sizes", type=int, default=[1, 16], nargs="*")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--compile", action="store_true", help="and torch.compile")
-    parser.add_argument("--only-ours", action="store_true")
-    parser.add_argument("--out", help="JSON file to write")
-    args = parser.parse_args()
-    if not args.only_ours:
-        unets.require_torch()
-    runtime.use_all_cores()
-    rows = []
-    for name in args.network:
-        for batch_size in args.batch_sizes:
-            contenders = {"genjax": jax_loop(name, batch_size)}
-            if not args.only_ours:
-                contenders["diffusers, eager"] = torch_loop(name, batch_size)
-            if args.compile and not args.only_ours:
-                compiled = torch_loop(name, batch_size, compiled=True)
-                contenders["diffusers, torch.compile"] = compiled
-            results = unets.race(contenders, args.rounds)
-            task = f"DDIM-{STEPS} {name}, batch {batch_size}"
-            rows.append({"task": task, "items": batch_size, "results": results})
-    unets.report(rows, "images", args.out)
+    parser = unets.arguments(__doc__)
+    parser.set_defaults(network=["1.0M"], batch_sizes=[1, 16])
+    unets.compare(parser.parse_args(), f"DDIM-{STEPS}", jax_loop, torch_loop)
 
 
 if __name__ == "__main__":

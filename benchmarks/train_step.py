@@ -7,8 +7,6 @@ process; the ratio is the median over rounds. Nothing else should run meanwhile:
 threads spin while they wait, and lose far more than XLA's when a core is taken away.
 """
 
-import argparse
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +14,7 @@ import numpy as np
 from benchmarks import unets
 from configs import ddpm_cifar
 from genjax import methods
-from genjax.train import optimizers, phases, runtime
+from genjax.train import optimizers, phases
 from genjax.train.state import create
 from genjax.train.step import make_train_step
 
@@ -73,32 +71,9 @@ def torch_step(name: str, batch_size: int, *, compiled: bool = False):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = list(unets.NETWORKS)
-    parser.add_argument("--network", choices=names, default=names, nargs="*")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--compile", action="store_true", help="and torch.compile")
-    parser.add_argument("--only-ours", action="store_true")
-    parser.add_argument("--out", help="JSON file to write")
-    args = parser.parse_args()
-    if not args.only_ours:
-        unets.require_torch()
-    runtime.use_all_cores()
-    rows = []
-    for name in args.network:
-        contenders = {"genjax": jax_step(name, args.batch_size)}
-        if not args.only_ours:
-            contenders["diffusers, eager"] = torch_step(name, args.batch_size)
-        if args.compile and not args.only_ours:
-            compiled = torch_step(name, args.batch_size, compiled=True)
-            contenders["diffusers, torch.compile"] = compiled
-        results = unets.race(contenders, args.rounds)
-        task = f"train {name}, batch {args.batch_size}"
-        rows.append({"task": task, "items": args.batch_size, "results": results})
-    unets.report(rows, "images", args.out)
+    parser = unets.arguments(__doc__)
+    parser.set_defaults(network=["35.7M"], batch_sizes=[16])
+    unets.compare(parser.parse_args(), "train", jax_step, torch_step)
 
 
 if __name__ == "__main__":

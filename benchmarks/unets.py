@@ -1,7 +1,9 @@
 """The same U-Net twice, ours and diffusers', and how to time contenders fairly."""
 
+import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -14,22 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from genjax.networks.unet import UNet
+from genjax.train import runtime
 
 NETWORKS = {  # DDPM's for CIFAR-10 and a laptop's, by number of parameters.
     "35.7M": dict(features=128, multipliers=(1, 2, 2, 2)),
     "1.0M": dict(features=32, multipliers=(1, 2)),
 }
 ATTENDS_AT, DROPOUT, SIZE = 16, 0.1, 32
-
-
-def require_torch() -> None:
-    """Exits with advice where the other side of the comparison is missing."""
-    for name in ("torch", "diffusers"):
-        if importlib.util.find_spec(name) is None:
-            sys.exit(
-                f"this benchmark compares with {name}, which is not installed: "
-                'pip install -e ".[bench]", or pass --only-ours'
-            )
 
 
 def ours(name: str, batch_size: int) -> tuple[UNet, dict, jax.Array]:
@@ -123,6 +116,62 @@ def describe() -> dict:
             if name in os.environ
         },
     }
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The command line that the benchmarks share."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", choices=list(NETWORKS), nargs="*")
+    parser.add_argument("--batch-sizes", type=int, nargs="*")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--compile", action="store_true", help="and torch.compile")
+    parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--out", help="JSON file to write")
+    return parser
+
+
+def compare(
+    args: argparse.Namespace, task: str, ours: Callable, theirs: Callable
+) -> None:
+    """Races the two for each network and batch size, and reports.
+
+    Args:
+        args: Of `arguments`.
+        task: What one call does, for the table.
+        ours: (network, batch size) -> a call that does it.
+        theirs: The same, with a keyword `compiled` for torch.compile.
+    """
+    if not args.only_ours:
+        require_torch()
+    runtime.use_all_cores()
+    rows = []
+    for name, batch_size in itertools.product(args.network, args.batch_sizes):
+        contenders = {"genjax": ours(name, batch_size)}
+        if not args.only_ours:
+            contenders["diffusers, eager"] = theirs(name, batch_size)
+            if args.compile:
+                compiled = theirs(name, batch_size, compiled=True)
+                contenders["diffusers, torch.compile"] = compiled
+        rows.append(
+            {
+                "task": f"{task} {name}, batch {batch_size}",
+                "items": batch_size,
+                "results": race(contenders, args.rounds),
+            }
+        )
+    report(rows, "images", args.out)
+
+
+def require_torch() -> None:
+    """Exits with advice where the other side of the comparison is missing."""
+    for name in ("torch", "diffusers"):
+        if importlib.util.find_spec(name) is None:
+            sys.exit(
+                f"this benchmark compares with {name}, which is not installed: "
+                'pip install -e ".[bench]", or pass --only-ours'
+            )
 
 
 def report(rows: list[dict], unit: str, out: str | None) -> None:
