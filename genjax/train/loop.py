@@ -108,9 +108,10 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         writer.close()
     say(f"Finished: {workdir} is at step {stages[-1].end}.")
     if stages[-1].method.sample is not None:
+        drawn = workdir / "samples"
         say(
-            f"Samples: {workdir / 'samples'}. To draw more:\n"
-            f"  python sample.py --workdir={shlex.quote(str(given))} --num=100"
+            (f"Samples: {drawn}. To draw more:\n" if drawn.is_dir() else "To sample:\n")
+            + f"  python sample.py --workdir={shlex.quote(str(given))} --num=100"
         )
     return True
 

@@ -253,6 +253,16 @@ def test_frozen_network_that_is_filled_in_part_is_refused(config, tmp_path):
         start(config)
 
 
+def test_the_end_names_samples_that_are_there(config, tmp_path, capsys):
+    config.num_steps = 1
+    loop.train(config, tmp_path / "none")
+    assert "To sample:" in capsys.readouterr().err
+    config.sample_every = 1
+    loop.train(config, tmp_path / "some")
+    assert f"Samples: {tmp_path / 'some' / 'samples'}." in capsys.readouterr().err
+    assert list((tmp_path / "some" / "samples").glob("*.png"))
+
+
 def test_best_last_and_periodic_checkpoints_stay(config, tmp_path, monkeypatch):
     """With test losses 5, 1, 4, 3 at steps 2, 4, 6, 8 the best is step 4."""
     values = iter([5.0, 1.0, 4.0, 3.0])
