@@ -10,7 +10,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config()
     config.method = "diffusion.ddpm"
-    config.num_steps = 2500
+    config.num_steps = 1800
     config.data.update(name="digits", batch_size=64)
     config.model = dict(
         schedule=dict(name="cosine", num_steps=1000),
@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.ema.update(networks=("denoiser",), decay=0.999)
     config.sample_every = 500
-    config.sampler = dict(name="ddim", num_steps=50, guidance_scale=1.1)
+    config.sampler = dict(name="ddim", num_steps=50, guidance_scale=1.15)
     if variant == "tiny":
         config.model.schedule.num_steps = 20
         config.num_steps, config.data.batch_size = 2, 8
