@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.method = "diffusion.classifier_guidance"
     config.data.update(name="digits", batch_size=8)
     config.model = dict(
-        denoiser={k: v for k, v in denoiser.items() if k != "label_dropout"},
+        denoiser=denoiser,
         classifier=classifier["network"],
     )
     config.init_from = (

@@ -89,8 +89,10 @@ def make_cond(
         Labels as asked; any other entry from the first examples of the test split.
 
     Raises:
-        ConfigError: If there is no such class.
+        ConfigError: If there is no such class, or the method takes none.
     """
+    if label != "all" and "label" not in method.cond:
+        raise ConfigError(f"--label={label}: this model was trained without labels")
     cond: dict[str, np.ndarray] = {}
     for name in method.cond:
         if name == "label":

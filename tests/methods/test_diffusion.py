@@ -9,13 +9,15 @@ import recipes
 from genjax import data, images, methods
 from genjax.config import ConfigError
 from genjax.methods.diffusion.ddpm import WEIGHTS
-from genjax.train import phases
+from genjax.train import phases, sampling
 
 
-def made(name="ddpm_digits", **changes):
+def made(name="ddpm_digits", sampler=None, **changes):
     """(method, params, model_state, batch) of a tiny recipe, with its model changed."""
     config = recipes.get(name)
     config.data.name, config.data.data_dir = "digits", None
+    if sampler is not None:
+        config.sampler = sampler
     with config.model.unlocked():
         for path, value in changes.items():
             *parents, last = path.split("__")
@@ -45,12 +47,14 @@ def loss_of(method, params, model_state, batch, train=True):
     )(params, batch)
 
 
+@pytest.mark.parametrize("name", ["ddpm_digits", "improved_ddpm_cifar"])
 @pytest.mark.parametrize(
     "dropout, train, matters",
     [(1.0, True, False), (1.0, False, True), (0.0, True, True)],
 )
-def test_dropped_labels_do_not_reach_the_network(dropout, train, matters):
-    method, params, state, batch = made(label_dropout=dropout)
+def test_dropped_labels_do_not_reach_the_network(name, dropout, train, matters):
+    changes = dict(conditional=True, label_dropout=dropout)
+    method, params, state, batch = made(name, sampler={}, **changes)
     other = {**batch, "label": (batch["label"] + 1) % 10}
     a, _ = loss_of(method, params, state, batch, train)
     b, _ = loss_of(method, params, state, other, train)
@@ -154,8 +158,34 @@ def test_the_noisy_classifier_learns_digits():
         ({"schedule__name": "cosin"}, "cosine"),
         ({"schedule__beta_max": 0.5}, "beta_max"),
         ({"prediction": "noise"}, "'eps'"),
+        ({"label_dropout": 10}, r"in \[0, 1\]"),
     ],
 )
 def test_model_errors_say_what_there_is(changes, words):
     with pytest.raises(ConfigError, match=words):
         made(**changes)
+
+
+@pytest.mark.parametrize(
+    "sampler, changes, words",
+    [
+        ({"guidance_scale": 2}, {"conditional": False}, "conditional=True"),
+        ({"guidance_scale": 2}, {"label_dropout": 0.0}, "label_dropout=0.1"),
+        ({"variance": "learned"}, {}, "improved_ddpm"),
+        ({"name": "ddpm", "eta": 0.5}, {}, "'ddim'"),
+    ],
+)
+def test_a_sampler_that_the_network_was_not_trained_for_is_refused(
+    sampler, changes, words
+):
+    with pytest.raises(ConfigError, match=words):
+        made(sampler=sampler, **changes)
+
+
+def test_a_label_for_a_model_without_labels_is_refused():
+    config = recipes.get("improved_ddpm_cifar")
+    config.data.name, config.data.data_dir = "digits", None
+    (phase,) = phases.build(config)
+    assert sampling.make_cond(phase.method, phase.config, 4) == {}
+    with pytest.raises(ConfigError, match="without labels"):
+        sampling.make_cond(phase.method, phase.config, 4, label="7")

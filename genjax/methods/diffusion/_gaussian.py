@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -31,6 +32,8 @@ class Denoiser:
         variance: Of p(x_{t-1} | x_t): "small", "large" or "learned".
         shape: Of an image, (H, W, C).
         num_classes: K for a class-conditional network, else None.
+        label_dropout: Share of training labels replaced by "no class"; without it the
+            network cannot guide itself.
     """
 
     network: nn.Module
@@ -39,6 +42,7 @@ class Denoiser:
     variance: str
     shape: tuple[int, ...]
     num_classes: int | None
+    label_dropout: float
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh weights; no model state."""
@@ -119,6 +123,14 @@ class Denoiser:
         """The batch's label, if the network wants one."""
         return None if self.num_classes is None else batch["label"]
 
+    def training_label(self, batch: Batch, key: Array, *, train: bool) -> Array | None:
+        """The same; in training a share of them, drawn with `key`, is "no class"."""
+        label = self.label_of(batch)
+        if label is None or not train:
+            return label
+        dropped = jax.random.bernoulli(key, self.label_dropout, label.shape)
+        return jnp.where(dropped, self.null_label(len(label)), label)
+
     @property
     def cond(self) -> tuple[str, ...]:
         """What sampling needs beside noise."""
@@ -133,6 +145,7 @@ def make_denoiser(
     prediction: str = "eps",
     variance: str = "small",
     conditional: bool = False,
+    label_dropout: float = 0.0,
 ) -> Denoiser:
     """Builds and checks the denoiser that a config describes.
 
@@ -143,11 +156,16 @@ def make_denoiser(
         prediction: "eps", "x0" or "v".
         variance: "small", "large" or "learned".
         conditional: Whether the network takes the label.
+        label_dropout: Share of training labels replaced by "no class".
 
     Raises:
-        ConfigError: For an image that the U-Net cannot halve, unknown names, or labels
-            that the data lack.
+        ConfigError: For an image that the U-Net cannot halve, unknown names, labels
+            that the data lack, or a share out of range.
     """
+    if not 0 <= label_dropout <= 1:
+        raise ConfigError(
+            f"config.model.label_dropout must be in [0, 1], got {label_dropout}"
+        )
     num_classes = classes(config) if conditional else None
     shape = image_shape(config)
     fixed = dict(
@@ -162,7 +180,7 @@ def make_denoiser(
     except ValueError as error:
         raise ConfigError(f"config.model: {error}") from None
     a = make_alphas_cumprod(schedule)
-    return Denoiser(unet, a, prediction, variance, shape, num_classes)
+    return Denoiser(unet, a, prediction, variance, shape, num_classes, label_dropout)
 
 
 def make_classifier(config: ConfigDict, network: Mapping[str, Any]) -> NoisyClassifier:
@@ -294,8 +312,15 @@ def make_sampler(
         raise ConfigError(
             f"sampler.variance must be 'small', 'large' or 'learned', got {variance!r}"
         )
-    if not 0 <= eta <= 1:
-        raise ConfigError(f"sampler.eta must be in [0, 1], got {eta}")
+    if variance == "learned" != denoiser.variance:
+        raise ConfigError(
+            "sampler.variance='learned' needs a model that was trained to learn it, "
+            "such as method 'diffusion.improved_ddpm'"
+        )
+    if not 0 <= eta <= (name == "ddim"):
+        raise ConfigError(
+            f"sampler.eta must be in [0, 1] with 'ddim' and 0 with 'ddpm', got {eta}"
+        )
     total = len(denoiser.alphas_cumprod)
     try:
         visited = total if num_steps is None else num_steps
@@ -306,8 +331,15 @@ def make_sampler(
 
 
 def as_method(denoiser: Denoiser, config: ConfigDict, **fields: Any) -> Method:
-    """The Method around a denoiser; `fields` are its players and what else differs."""
+    """The Method around a denoiser; `fields` are its players and what else differs.
+
+    Raises:
+        ConfigError: For a sampler that does not fit, or guidance by a network that was
+            not trained for it.
+    """
     sampler = call(make_sampler, config.sampler, denoiser, where="config.sampler")
+    if "sample" not in fields:
+        check_guidance(denoiser, sampler.guidance_scale)
 
     def sample(
         params: Params, model_state: ModelState, keys: Array, cond: Mapping[str, Array]
@@ -339,3 +371,14 @@ def as_method(denoiser: Denoiser, config: ConfigDict, **fields: Any) -> Method:
         cond=denoiser.cond,
     )
     return Method(**(defaults | fields))
+
+
+def check_guidance(denoiser: Denoiser, guidance_scale: float) -> None:
+    """Raises ConfigError if the denoiser cannot guide itself and is asked to."""
+    if guidance_scale == 1 or (denoiser.num_classes and denoiser.label_dropout > 0):
+        return
+    raise ConfigError(
+        f"sampler.guidance_scale={guidance_scale} needs a network that knows both the "
+        'class and "no class": train with config.model.conditional=True and '
+        "config.model.label_dropout=0.1, or leave the scale at 1"
+    )

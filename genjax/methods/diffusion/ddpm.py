@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -65,6 +64,7 @@ def ddpm(
         prediction=prediction,
         variance=variance,
         conditional=conditional,
+        label_dropout=label_dropout,
     )
     weights_fn = choose(WEIGHTS, weighting, "config.model.weighting")
     if variance == "learned":
@@ -84,10 +84,7 @@ def ddpm(
         train: bool,
     ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
         loss_key, dropout_key, label_key = jax.random.split(key, 3)
-        label = denoiser.label_of(batch)
-        if label is not None and train:
-            dropped = jax.random.bernoulli(label_key, label_dropout, label.shape)
-            label = jnp.where(dropped, denoiser.null_label(len(label)), label)
+        label = denoiser.training_label(batch, label_key, train=train)
         values = losses.denoising_loss(
             denoiser.predict_fn(params, label, train=train, dropout_key=dropout_key),
             images.to_float(batch["image"]),

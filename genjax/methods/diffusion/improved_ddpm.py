@@ -31,6 +31,7 @@ def improved_ddpm(
     objective: str = "hybrid",
     vlb_weight: float = 0.001,
     conditional: bool = False,
+    label_dropout: float = 0.0,
 ) -> Method:
     """DDPM whose network interpolates between the two variances of the first paper.
 
@@ -42,6 +43,8 @@ def improved_ddpm(
             steps (Eq. 18), whose memory is the model state "importance".
         vlb_weight: The paper's lambda in the hybrid loss.
         conditional: Whether the network takes the label.
+        label_dropout: Share of training labels replaced by "no class", so that the
+            network can guide itself.
     """
     if objective not in ("hybrid", "vlb"):
         raise ConfigError(
@@ -53,6 +56,7 @@ def improved_ddpm(
         network=network,
         variance="learned",
         conditional=conditional,
+        label_dropout=label_dropout,
     )
     a = denoiser.alphas_cumprod
 
@@ -89,10 +93,9 @@ def improved_ddpm(
         step: Array,
         train: bool,
     ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
-        loss_key, dropout_key = jax.random.split(key)
-        eps_fn = denoiser.eps_fn(
-            params, denoiser.label_of(batch), train=train, dropout_key=dropout_key
-        )
+        loss_key, dropout_key, label_key = jax.random.split(key, 3)
+        label = denoiser.training_label(batch, label_key, train=train)
+        eps_fn = denoiser.eps_fn(params, label, train=train, dropout_key=dropout_key)
         x0 = images.to_float(batch["image"])
         values, changed = values_fn(eps_fn, x0, loss_key, model_state)
         return jnp.mean(values), (changed, {})
