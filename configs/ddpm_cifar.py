@@ -11,7 +11,7 @@ from genjax.config import ConfigDict, base_config
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
-    config = base_config()
+    config = base_config(variant)
     config.method = "diffusion.ddpm"
     config.num_steps = 800_000
     config.data.update(name="tfds:cifar10", batch_size=128, random_flip=True)

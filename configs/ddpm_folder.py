@@ -12,7 +12,7 @@ from genjax.config import ConfigDict, base_config
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
-    config = base_config()
+    config = base_config(variant)
     config.method = "diffusion.ddpm"
     config.num_steps = 200_000
     config.data.update(name="folder:images", image_size=(64, 64), batch_size=64)

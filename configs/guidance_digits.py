@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" joins the tiny variants of the other two."""
     denoiser = ddpm_digits.get_config(variant).model.to_dict()
     classifier = noisy_classifier_digits.get_config(variant).model.to_dict()
-    config = base_config()
+    config = base_config(variant)
     config.method = "diffusion.classifier_guidance"
     config.data.update(name="digits", batch_size=8)
     config.model = dict(

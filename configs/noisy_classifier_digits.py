@@ -10,7 +10,7 @@ from genjax.config import ConfigDict, base_config
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
-    config = base_config()
+    config = base_config(variant)
     config.method = "diffusion.noisy_classifier"
     config.num_steps = 1000
     config.data.update(name="digits", batch_size=128)

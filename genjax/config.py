@@ -18,13 +18,21 @@ class ConfigError(ValueError):
     """A request that cannot be met; the message says what to change, and where."""
 
 
-def base_config() -> ConfigDict:
-    """Every generic field and its default; the recipe's starting point."""
+def base_config(variant: str = "") -> ConfigDict:
+    """Every generic field and its default; the recipe's starting point.
+
+    Args:
+        variant: What the user wrote after the colon of --config=configs/x.py:tiny.
+
+    Raises:
+        ConfigError: If that is neither "tiny" nor empty.
+    """
+    choose({"": None, "tiny": None}, variant, "the variant after the recipe's colon")
     config = ConfigDict()
     config.method = ""  # Module below genjax.methods, such as "diffusion.ddpm".
     config.seed = 0  # Of everything: weights, data order, noise.
     config.num_steps = 0  # Train steps; a method without players takes none.
-    config.dtype = "float32"  # Of the computation; parameters stay float32.
+    config.dtype = "float32"  # Of the computation, or "bfloat16"; weights are float32.
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, tfds:<name>, folder:<path>, synthetic:<name>.
@@ -123,6 +131,12 @@ def choose(options: Mapping[str, Any], name: str, where: str) -> Any:
             f"{nearest(str(name), list(options))}"
         )
     return options[name]
+
+
+def compute_dtype(config: ConfigDict) -> str:
+    """The name of the dtype that networks compute in, config.dtype, checked."""
+    choose({"float32": None, "bfloat16": None}, config.dtype, "config.dtype")
+    return config.dtype
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

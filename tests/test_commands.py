@@ -128,6 +128,7 @@ def test_the_same_command_again_says_finished(workdir):
     [
         (["--config.data.batch_size=16"], "batch_size: 8 there, 16 here"),
         (["--config.num_stepz=16"], "num_steps"),
+        (["--config=configs/ddpm_digits.py:tin"], "did you mean 'tiny'"),
     ],
 )
 def test_training_errors_say_what_to_change(workdir, flags, words):

@@ -182,6 +182,14 @@ def test_a_sampler_that_the_network_was_not_trained_for_is_refused(
         made(sampler=sampler, **changes)
 
 
+@pytest.mark.parametrize("name", ["ddpm_digits", "noisy_classifier_digits"])
+def test_dtypes_that_training_cannot_use_are_refused(name):
+    config = recipes.get(name)
+    config.dtype = "float33"
+    with pytest.raises(ConfigError, match=r"config.dtype .*'float32'"):
+        phases.build(config)
+
+
 def test_a_label_for_a_model_without_labels_is_refused():
     config = recipes.get("improved_ddpm_cifar")
     config.data.name, config.data.data_dir = "digits", None

@@ -12,7 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from genjax import images, processes, schedules
-from genjax.config import ConfigError, call
+from genjax.config import ConfigError, call, compute_dtype
 from genjax.losses import diffusion as losses
 from genjax.networks.classifier import NoisyClassifier
 from genjax.networks.unet import UNet, check_image_size
@@ -171,7 +171,7 @@ def make_denoiser(
     fixed = dict(
         out_channels=shape[-1] * (2 if variance == "learned" else 1),
         num_classes=num_classes,
-        dtype=jnp.dtype(config.dtype),
+        dtype=jnp.dtype(compute_dtype(config)),
     )
     unet = call(UNet, {**network, **fixed}, where="config.model.network")
     try:
@@ -190,7 +190,7 @@ def make_classifier(config: ConfigDict, network: Mapping[str, Any]) -> NoisyClas
         ConfigError: For data without labels, an image that the network cannot halve, or
             unknown names.
     """
-    fixed = dict(num_classes=classes(config), dtype=jnp.dtype(config.dtype))
+    fixed = dict(num_classes=classes(config), dtype=jnp.dtype(compute_dtype(config)))
     network = {**network, **fixed}
     module = call(NoisyClassifier, network, where="config.model (classifier)")
     try:
