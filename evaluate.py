@@ -36,13 +36,12 @@ def main(args: argparse.Namespace) -> None:
     from genjax.metrics.likelihood import in_bits_per_dim
     from genjax.train import evaluation, runtime
     from genjax.train.checkpoints import load_weights
-    from genjax.train.sharding import make_mesh
+    from genjax.train.sharding import all_devices
 
     runtime.start()
-    weights = load_weights(args.workdir, args.step)
-    config = weights.config.unlock()
-    config.mesh.update(data=-1, fsdp=1)  # These devices, not those of the training.
-    mesh = make_mesh(config)
+    mesh = all_devices()
+    weights = load_weights(args.workdir, args.step, mesh)
+    config = weights.config
     method = methods.load(config)
     source = getattr(data.load(config.data), args.split)
     if source is None:

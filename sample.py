@@ -56,14 +56,13 @@ def main(args: argparse.Namespace, sampler: dict) -> None:
     from genjax import images, methods
     from genjax.train import runtime, sampling
     from genjax.train.checkpoints import load_weights
-    from genjax.train.sharding import make_mesh
+    from genjax.train.sharding import all_devices
 
     runtime.start()
-    weights = load_weights(args.workdir, args.step)
+    mesh = all_devices()
+    weights = load_weights(args.workdir, args.step, mesh)
     config = weights.config.unlock()
     config.sampler.update(sampler)
-    config.mesh.update(data=-1, fsdp=1)  # These devices, not those of the training.
-    mesh = make_mesh(config)
     method = methods.load(config)
     draw = sampling.make_draw(method, mesh, min(args.batch_size, args.num))
     cond = sampling.make_cond(method, config, args.num, args.label)

@@ -10,6 +10,7 @@ digits, over that between training and held-out digits.
 
 import argparse
 import json
+import sys
 
 import numpy as np
 from sklearn.svm import SVC
@@ -27,6 +28,8 @@ def main() -> None:
     digits = data.load(options)
     train, test = (split.columns for split in (digits.train, digits.test))
     with np.load(path) as file:
+        if "label" not in file:
+            sys.exit(f"error: {path} has no labels: expected a class-conditional model")
         images, label = file["images"], file["label"]
 
     def flat(x: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from genjax.data import sources
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm")
 SUFFIXES += (".tif", ".tiff", ".webp")
+SPLITS = ("train", "test", "validation", "val")  # The second that is there tests.
 
 
 @dataclass
@@ -38,12 +41,14 @@ def load_folder(
 ) -> sources.Dataset:
     """Reads a folder of images, whose sub-folders, if it has any, are the classes.
 
-    Sub-folders called `train` and `test` are the two splits; otherwise a fixed part of
-    the files, chosen by a hash of their names, is held out for testing. Classes are
-    labelled in the order of their names. Every file is decoded once here, to find those
-    that cannot be. Images are turned upright as their EXIF says, flattened over white
-    where they are transparent, and of an animation the first frame counts. If every
-    file is grey, images have one channel, and otherwise three.
+    Sub-folders called `train` and `test` (or `validation`, or `val`) are the two
+    splits; otherwise a fixed part of the files, chosen by a hash of their names, is
+    held out for testing. The test split is in the order of that hash, so that its first
+    part is a fair sample. Classes are labelled in the order of their names. A folder
+    that links lead to twice is read once. Every file is decoded once here, to find
+    those that cannot be. Images are turned upright as their EXIF says, flattened over
+    white where they are transparent, and of an animation the first frame counts. If
+    every file is grey, images have one channel, and otherwise three.
 
     Args:
         path: The folder.
@@ -51,11 +56,12 @@ def load_folder(
             None asks for images that all have the same size.
         on_bad_file: "skip" leaves unreadable files out with one warning that names
             them; "fail" raises.
-        test_fraction: Part of the files to hold out where there is no `test` folder.
+        test_fraction: Part of the files to hold out where there is no test folder.
 
     Raises:
-        ConfigError: If there is nothing to read, sizes differ, or a file is bad and
-            `on_bad_file` is "fail".
+        ConfigError: If there is nothing to read, a folder cannot be listed, splits lie
+            beside other things, sizes differ, or a file is bad and `on_bad_file` is
+            "fail".
     """
     if on_bad_file not in ("skip", "fail"):
         raise ConfigError(
@@ -68,9 +74,9 @@ def load_folder(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ConfigError(f"folder:{path} must be a folder of images; there is none")
-    has_train, has_test = (root / "train").is_dir(), (root / "test").is_dir()
-    files, classes = _find(root / "train" if has_train else root, root)
-    test_files = _find_test(root, classes) if has_train and has_test else None
+    train_folder, test_folder = _splits(root)
+    files, classes = _find(train_folder, root)
+    test_files = _find(test_folder, root, classes)[0] if test_folder else None
 
     everything = files + (test_files or [])
     _scan(everything, size)
@@ -80,7 +86,7 @@ def load_folder(
 
     train = [f for f in files if not f.error]
     if test_files is not None:
-        test = [f for f in test_files if not f.error]
+        test = sorted((f for f in test_files if not f.error), key=_digest)
     else:
         train, test = _hold_out(train, test_fraction)
     if not train:
@@ -94,22 +100,67 @@ def load_folder(
     )
 
 
+def _splits(root: Path) -> tuple[Path, Path | None]:
+    """The folders of the training and the test split: the root itself and None, or two.
+
+    Raises:
+        ConfigError: If something else lies beside such folders, which would be lost.
+    """
+    _, folders, names = next(os.walk(root, onerror=_cannot_list))
+    splits = [name for name in SPLITS if name in folders]
+    if not splits:
+        return root, None
+    there = {*folders, *(n for n in names if Path(n).suffix.lower() in SUFFIXES)}
+    others = sorted(n for n in there - set(splits) if not n.startswith("."))
+    if others or "train" not in splits:
+        raise ConfigError(
+            f"folder:{root} has {', '.join(splits)}, which are read as splits: "
+            f"expected 'train' and, beside it, only {', '.join(SPLITS[1:])}, found "
+            f"{others[:10] if others else 'no train'}. Move or rename those, or, if "
+            f"{splits[0]!r} is a class, rename that"
+        )
+    return root / "train", root / splits[1] if len(splits) > 1 else None
+
+
+def _cannot_list(error: OSError) -> None:
+    raise ConfigError(f"folder:{error.filename} cannot be listed: {error.strerror}")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every visible file below; links are followed, but each folder is read once."""
+    seen = set()
+    walk = os.walk(folder, followlinks=True, onerror=_cannot_list)
+    for parent, folders, names in walk:
+        real = os.path.realpath(parent)
+        # Sorted, so that of two ways to one folder the same is taken every time.
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
 def _find(
     folder: Path, root: Path, classes: list[str] | None = None
 ) -> tuple[list[_File], list[str]]:
     """The image files of one split in the order of their names, and the class names."""
     found, others = [], []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                is_image = Path(name).suffix.lower() in SUFFIXES
-                (found if is_image else others).append(Path(parent, name))
+    for path in _walk(folder):
+        (found if path.suffix.lower() in SUFFIXES else others).append(path)
     if not found:
         raise ConfigError(
             f"folder:{folder} must hold image files ({' '.join(SUFFIXES)}), "
             f"found none among {len(others)} files"
             + (f" such as {min(others).name}" if others else "")
+        )
+    if others:
+        suffixes = Counter(p.suffix or p.name for p in others).most_common(5)
+        counts = ", ".join(f"{suffix} ({count})" for suffix, count in suffixes)
+        warnings.warn(
+            f"folder:{folder}: {len(others)} files are left out, whose names are not "
+            f"those of images: {counts}",
+            stacklevel=4,
         )
     parts = {p: p.relative_to(folder).parts for p in found}
     flat = [p for p in found if len(parts[p]) == 1]
@@ -135,10 +186,6 @@ def _find(
         for p in found
     ]
     return sorted(files, key=lambda f: f.name), classes
-
-
-def _find_test(root: Path, classes: list[str]) -> list[_File]:
-    return _find(root / "test", root, classes)[0]
 
 
 def _read(path: Path, size: tuple[int, int] | None, mode: str | None = None):
@@ -209,13 +256,14 @@ def _common_size(files: list[_File]) -> tuple[int, int]:
 
 def _hold_out(files: list[_File], fraction: float) -> tuple[list[_File], list[_File]]:
     """Splits off the files whose hashed names come first, for stability."""
-    digests = {f.name: hashlib.sha256(f.name.encode()).digest() for f in files}
     count = min(round(fraction * len(files)), len(files) - 1)
-    held_out = set(sorted(digests, key=digests.get)[:count])
-    return (
-        [f for f in files if f.name not in held_out],
-        [f for f in files if f.name in held_out],
-    )
+    held_out = sorted(files, key=_digest)[:count]
+    names = {f.name for f in held_out}
+    return [f for f in files if f.name not in names], held_out
+
+
+def _digest(file: _File) -> bytes:
+    return hashlib.sha256(os.fsencode(file.name)).digest()
 
 
 def _examples(

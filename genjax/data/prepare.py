@@ -11,7 +11,7 @@ set that is already prepared alone.
 
 Any other set of the TFDS catalogue needs TensorFlow, once, to be prepared:
 
-    pip install "genjax-models[prepare]"
+    python -m pip install '.[prepare]'
     tfds build <name> --file_format=array_record --data_dir=...
 """
 
@@ -131,7 +131,7 @@ def prepare(
 
     Raises:
         ConfigError: If an archive is missing, cannot be downloaded or is not the
-            original, or if the folder holds another file format.
+            original, or if the folder holds another file format or only a part.
     """
     if name not in archives:
         raise ConfigError(
@@ -146,11 +146,18 @@ def prepare(
     folder = Path(os.fspath(builder.data_path))
     array_record = tfds.core.FileFormat.ARRAY_RECORD
     if folder.exists():
-        if builder.info.file_format is not array_record:
+        metadata = folder / "dataset_info.json"
+        if metadata.exists() and builder.info.file_format is not array_record:
             raise ConfigError(
                 f"{folder} is already prepared as {builder.info.file_format.value}; "
                 "expected array_record, to read without TensorFlow: "
                 "choose another --data_dir"
+            )
+        records = [p for s in builder.info.splits.values() for p in s.filepaths]
+        if missing := [p for p in (metadata, *records) if not p.exists()]:
+            raise ConfigError(
+                f"{folder} is incomplete, without {missing[0]}: remove the folder and "
+                "run the command again"
             )
         print(f"{name} is already prepared in {folder}")
         return folder
@@ -320,7 +327,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         for name in options.name:
             prepare(name, options.data_dir, archives_dir=options.archives)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -170,11 +170,16 @@ def flatten(image: "Image.Image") -> "Image.Image":
         return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("float pixels have no known range")
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    if not transparent:
-        return image.convert(mode)
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert(mode)
+    if transparent:
+        white = Image.new("RGBA", image.size, "white")
+        flat = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    else:
+        flat = image.convert("RGB")
+    # A palette may hold greys alone.
+    grey = image.mode in ("1", "L", "LA") or (
+        image.mode in ("P", "PA") and not np.ptp(np.asarray(flat), axis=-1).any()
+    )
+    return flat.convert("L") if grey else flat
 
 
 def to_array(
@@ -205,12 +210,14 @@ def tfds_root(data_dir: str | None) -> str:
 
 def _size(data: Mapping[str, Any]) -> tuple[int, int] | None:
     size = data.get("image_size")
+    # The command line gives "None" and "64" as tuples of one.
+    size = size[0] if isinstance(size, tuple) and len(size) == 1 else size
     if size is None:
         return None
     size = (size, size) if isinstance(size, int) else tuple(size)
     if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
         raise ConfigError(
-            f"config.data.image_size must be (H, W), both positive, got {size}"
+            f"config.data.image_size must be (H, W) or one number, positive, got {size}"
         )
     return size
 
@@ -295,7 +302,8 @@ def _load_synthetic(name: str, size: tuple[int, int] | None) -> Dataset:
 def _load_tfds(
     name: str, data_dir: str | None, size: tuple[int, int] | None
 ) -> Dataset:
-    folder = _tfds_folder(name, tfds_root(data_dir))
+    root = tfds_root(data_dir)
+    folder = _tfds_folder(name, root)
     import tensorflow_datasets as tfds
 
     # From the files alone: no builder code, which might want TensorFlow or the network.
@@ -304,7 +312,7 @@ def _load_tfds(
     if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ConfigError(
             f"tfds:{name}: {folder} holds {info.file_format.value} files, which need "
-            f"TensorFlow to read; expected array_record. {_how_to_get(name)}"
+            f"TensorFlow to read; expected array_record. {_how_to_get(name, root)}"
         )
     features = dict(info.features.items())
     mode, shape = _image_feature(name, features, size)
@@ -316,10 +324,11 @@ def _load_tfds(
                 if not path.exists():
                     raise ConfigError(
                         f"tfds:{name} is incomplete: {path} is missing. "
-                        f"{_how_to_get(name)}"
+                        f"{_how_to_get(name, root)}"
                     )
             records = _TfdsRecords(builder, split, mode, size, label is not None)
-            splits[split] = records.examples(name, shape)
+            if split == "train" or label is None or records.labelled():
+                splits[split] = records.examples(name, shape)
     if "train" not in splits:
         raise ConfigError(
             f"tfds:{name} must have a split 'train', found {sorted(info.splits)}"
@@ -364,7 +373,7 @@ def _tfds_folder(name: str, root: str) -> str:
     )
 
 
-def _how_to_get(name: str, root: str = "<data_dir>") -> str:
+def _how_to_get(name: str, root: str) -> str:
     dataset = name.partition(":")[0]
     if dataset in ("mnist", "fashion_mnist", "cifar10"):
         return (
@@ -413,6 +422,11 @@ class _TfdsRecords:
         if length * int(np.prod(shape)) <= IN_MEMORY_BYTES:
             return InMemory(title, length, lambda: self._read_all(length, shape))
         return OnDemand(title, length, lambda i: self._decode(self._records[i]))
+
+    def labelled(self) -> bool:
+        """Whether labels are given: where they are held back, TFDS has -1."""
+        records = self._records
+        return len(records) > 0 and bool(self._decode(records[0])["label"] >= 0)
 
     @property
     def _records(self) -> Any:

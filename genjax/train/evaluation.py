@@ -10,6 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from genjax import data
+from genjax.config import ConfigError
 from genjax.train.sharding import replicated, split, to_global
 from genjax.types import Method, ModelState, Params
 
@@ -81,9 +82,15 @@ def over_split(
     Returns:
         {name: {"value": mean, "standard_error": of that mean, "examples": count}}. A
         value that fn gives per batch counts as often as the batch has examples, and its
-        standard error is that between batches.
+        standard error is that between batches. Up to one example less than there are
+        devices is left out at the end.
+
+    Raises:
+        ConfigError: If there are fewer examples than devices.
     """
     num = min(num_examples, len(source))
+    check_size(num, mesh)
+    batch_size = -(-batch_size // mesh.size) * mesh.size
     key = jax.random.key(seed)
     values, weights = defaultdict(list), defaultdict(list)
     batches = data.batches(
@@ -91,7 +98,6 @@ def over_split(
     )
     for b in range(-(-num // batch_size)):
         batch = next(batches)
-        # What is left after the last full share of the devices is not measured.
         rows = min(len(batch.pop("index")), num - b * batch_size)
         rows = rows // mesh.size * mesh.size
         if not rows:
@@ -106,6 +112,15 @@ def over_split(
             values[name] += list(np.atleast_1d(value).astype(np.float64))
             weights[name] += [1.0] * rows if np.ndim(value) else [float(rows)]
     return {name: summary(values[name], weights[name]) for name in values}
+
+
+def check_size(num_examples: int, mesh: Mesh) -> None:
+    """Raises ConfigError unless each device gets an example to measure on."""
+    if num_examples < mesh.size:
+        raise ConfigError(
+            f"an evaluation needs an example for each of the {mesh.size} devices, got "
+            f"{num_examples} (config.eval_examples, --num or the size of the split)"
+        )
 
 
 def summary(values: Sequence[float], weights: Sequence[float]) -> dict[str, float]:

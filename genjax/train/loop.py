@@ -136,6 +136,8 @@ class Runner:
             self.draw = make_draw(phase.method, phase.mesh, self.config.num_samples)
             self.cond = make_cond(phase.method, self.config, self.config.num_samples)
         if self.config.eval_every and phase.dataset.test is not None:
+            num = min(self.config.eval_examples, len(phase.dataset.test))
+            evaluation.check_size(num, phase.mesh)
             self.losses = evaluation.make_losses(phase.method, phase.mesh)
         self.check_best()
 

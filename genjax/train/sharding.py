@@ -32,6 +32,11 @@ def make_mesh(config: ConfigDict) -> Mesh:
     return Mesh(np.array(devices).reshape(data, fsdp), BATCH_AXES)
 
 
+def all_devices() -> Mesh:
+    """Every device with a copy of its own, whatever mesh a run was trained on."""
+    return Mesh(np.array(jax.devices()).reshape(-1, 1), BATCH_AXES)
+
+
 def check_batch(config: ConfigDict, mesh: Mesh) -> None:
     """Holds the batch size to the devices and the accumulation.
 

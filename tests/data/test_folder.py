@@ -1,3 +1,4 @@
+import os
 import warnings
 
 import numpy as np
@@ -46,9 +47,11 @@ def test_class_folders_are_labels_in_the_order_of_their_names(tmp_path):
 
 def test_a_flat_folder_has_no_labels(tmp_path):
     _save(tmp_path / "a.PNG", _noise((4, 4, 3)))
-    (tmp_path / "notes.txt").write_text("not an image")
+    for name in ("notes.txt", "b.heic", "c.HEIC", "d.heic", ".hidden"):
+        (tmp_path / name).write_text("not an image")
     _save(tmp_path / ".thumbnails" / "a.png", _noise((2, 2)))
-    data = _load(tmp_path)
+    with pytest.warns(UserWarning, match=r"4 files are left out.*: .heic \(2\)"):
+        data = _load(tmp_path)
     assert data.num_classes is None and data.class_names is None
     assert len(data.train) == 1 and list(data.train[0]) == ["image"]
 
@@ -100,6 +103,14 @@ def test_palettes_become_colour(tmp_path):
     palette.save(tmp_path / "a.png")
     expected = np.eye(3)[[[0, 1], [2, 1]]] * 255
     np.testing.assert_array_equal(_only(tmp_path), expected)
+
+
+def test_a_palette_of_greys_stays_grey(tmp_path):
+    grey = _noise((4, 4))
+    Image.fromarray(grey).convert("P").save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+    np.testing.assert_array_equal(_only(tmp_path)[..., 0], grey)
 
 
 def test_one_bit_becomes_grey(tmp_path):
@@ -236,6 +247,73 @@ def test_train_and_test_folders_are_the_splits(tmp_path):
     assert data.test[0]["label"] == 1 and data.test.origin(0) == "test/bee/c.png"
     _save(tmp_path / "test" / "cow" / "d.png", _noise((4, 4)))
     with pytest.raises(ConfigError, match=r"classes of the train folder, \['ant'"):
+        _load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names, split, other",
+    [
+        (["train/a", "val/b"], "val/b.png", None),
+        (["train/a", "test/b", "validation/c"], "test/b.png", None),
+        (["train/a", "car/b"], None, "car"),
+        (["test/a"], None, "no train"),
+        (["train/a", "b"], None, "b.png"),
+    ],
+)
+def test_nothing_beside_the_splits_is_lost(names, split, other, tmp_path):
+    for name in names:
+        _save(tmp_path / f"{name}.png", _noise((4, 4)))
+    if other:
+        with pytest.raises(ConfigError, match=f"read as splits.*found .*{other}"):
+            _load(tmp_path)
+    else:
+        data = _load(tmp_path)
+        assert data.train.origin(0) == "train/a.png" and len(data.train) == 1
+        assert data.test.origin(0) == split and len(data.test) == 1
+
+
+@pytest.mark.parametrize("prefix", ["", "test/"])
+def test_the_first_test_examples_are_of_all_classes(prefix, tmp_path):
+    """An evaluation reads the first so many."""
+    for i in range(80):
+        _save(tmp_path / prefix / f"class{i // 20}" / f"{i}.png", _noise((2, 2)))
+        if prefix:
+            _save(tmp_path / "train" / f"class{i // 20}" / f"{i}.png", _noise((2, 2)))
+    test = _load(tmp_path, test_fraction=0.5).test
+    assert {int(test[i]["label"]) for i in range(20)} == {0, 1, 2, 3}
+
+
+def test_links_in_circles_are_followed_once(tmp_path):
+    for name in ("ant/a", "ant/b", "bee/c"):
+        _save(tmp_path / f"{name}.png", _noise((2, 2)))
+    (tmp_path / "ant" / "up").symlink_to(tmp_path)
+    (tmp_path / "bee" / "up").symlink_to(tmp_path)
+    (tmp_path / "bee" / "other").symlink_to(tmp_path / "ant")
+    data = _load(tmp_path)
+    names = [data.train.origin(i) for i in range(len(data.train))]
+    assert names == ["ant/a.png", "ant/b.png", "bee/c.png"]
+
+
+def test_names_need_not_be_unicode(tmp_path):
+    for name in (b"caf\xe9", b"tea", b"milk"):
+        _save(tmp_path / "a.png", _noise((2, 2)))
+        os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/" + name + b".png")
+    data = _load(tmp_path, test_fraction=0.4)
+    assert [len(data.train), len(data.test)] == [2, 1]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    for name in ("ant/a", "bee/b"):
+        _save(tmp_path / f"{name}.png", _noise((2, 2)))
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "ant":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ConfigError, match=r"ant cannot be listed: Permission denied"):
         _load(tmp_path)
 
 

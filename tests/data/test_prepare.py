@@ -144,6 +144,18 @@ def test_a_prepared_set_is_left_alone(tmp_path, capsys):
     assert "already prepared" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "name", ["dataset_info.json", "mnist-test.array_record-00000-of-00001"]
+)
+def test_a_set_prepared_in_part_is_not_called_prepared(name, tmp_path):
+    _, archives = _mnist_archives(tmp_path)
+    options = dict(archives_dir=str(tmp_path), archives={"mnist": archives})
+    out = prepare("mnist", str(tmp_path), **options)
+    (out / name).unlink()
+    with pytest.raises(ConfigError, match=f"is incomplete, without .*{name}: remove"):
+        prepare("mnist", str(tmp_path), **options)
+
+
 def test_a_wrong_archive_is_refused_and_nothing_written(tmp_path):
     _, archives = _mnist_archives(tmp_path)
     path = tmp_path / archives[2].name

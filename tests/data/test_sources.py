@@ -154,6 +154,32 @@ def test_a_set_with_a_file_missing_is_refused(usps_copy):
         load({"name": "tfds:usps", "data_dir": str(usps_copy.parents[1])})
 
 
+def test_a_test_split_without_labels_gives_way_to_validation(usps_copy):
+    """As ImageNet's: TFDS writes -1 for the labels that are held back."""
+    from array_record.python import array_record_module as array_record
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    info = json.loads((usps_copy / "dataset_info.json").read_text())
+    (test,) = [s for s in info["splits"] if s["name"] == "test"]
+    info["splits"].append({**test, "name": "validation"})
+    (usps_copy / "dataset_info.json").write_text(json.dumps(info))
+    file = "usps-{}.array_record-00000-of-00001"
+    path = str(usps_copy / file.format("test"))
+    shutil.copyfile(path, usps_copy / file.format("validation"))
+    reader = array_record.ArrayRecordReader(path)
+    records = reader.read([0, 1, 2])
+    reader.close()
+    writer = array_record.ArrayRecordWriter(path, "group_size:1")
+    for record in records:
+        example = tf_example_pb2.Example.FromString(record)
+        example.features.feature["label"].int64_list.value[0] = -1
+        writer.write(example.SerializeToString())
+    writer.close()
+    data = load({"name": "tfds:usps", "data_dir": str(usps_copy.parents[1])})
+    assert data.test.origin(0) == "tfds:usps/validation[0]"
+    assert data.test[0]["label"] >= 0
+
+
 def test_a_set_that_needs_tensorflow_is_refused(usps_copy):
     path = usps_copy / "dataset_info.json"
     info = json.loads(path.read_text())
@@ -178,7 +204,15 @@ def test_a_set_without_images_is_refused(usps_copy):
         load({"name": "tfds:usps", "data_dir": str(usps_copy.parents[1])})
 
 
-@pytest.mark.parametrize("size", [0, (8,), (8, -1), (8.5, 8)])
+@pytest.mark.parametrize(
+    "size, shape", [((12,), (12, 12, 1)), ((None,), (8, 8, 1)), (12, (12, 12, 1))]
+)
+def test_image_size_may_be_one_number(size, shape):
+    """The command line makes tuples of --config.data.image_size=12 and =None."""
+    assert load({"name": "digits", "image_size": size}).shape == shape
+
+
+@pytest.mark.parametrize("size", [0, (0,), (8, -1), (8.5, 8), (8, 8, 8)])
 def test_an_impossible_image_size_is_refused(size):
     with pytest.raises(ConfigError, match="image_size must be"):
         load({"name": "digits", "image_size": size})

@@ -236,6 +236,13 @@ def test_bad_entry_of_init_from_is_refused(config, tmp_path, entry, message):
         loop.train(config, tmp_path)
 
 
+def test_an_evaluation_of_nothing_is_refused_before_training(config, tmp_path):
+    config.eval_every, config.eval_examples = 1, 0
+    with pytest.raises(ConfigError, match="an evaluation needs an example for each"):
+        loop.train(config, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists() or not lines(tmp_path)
+
+
 def test_frozen_network_that_is_filled_in_part_is_refused(config, tmp_path):
     """Without players every network is frozen; a deeper one matches only in part."""
     loop.train(config, tmp_path)
