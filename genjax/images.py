@@ -14,8 +14,7 @@ def to_float(image: Array) -> Array:
     Raises:
         ValueError: If `image` is not uint8: scaling it twice would go unnoticed.
     """
-    if image.dtype != jnp.uint8:
-        raise ValueError(f"expected uint8 images in [0, 255], got dtype {image.dtype}")
+    _check_uint8(image)
     return image.astype(jnp.float32) / 127.5 - 1
 
 
@@ -30,10 +29,19 @@ def dequantize(image: Array, key: Array) -> Array:
     A density p of the result bounds the probability of the pixels from below,
     E[log p(x + u)] <= log P(x) (Theis et al., arXiv:1511.01844, Sec. 3.1); each of the
     256 bins is 2/256 wide, which costs log(128) nats per dimension.
+
+    Raises:
+        ValueError: If `image` is not uint8.
     """
+    _check_uint8(image)
     # Up to the last float32 below 256: 255 + 0.99999 would round into the next bin.
     noise = jax.random.uniform(key, image.shape, maxval=1 - 2.0**-16)
     return (image.astype(jnp.float32) + noise) / 128 - 1
+
+
+def _check_uint8(image: Array) -> None:
+    if image.dtype != jnp.uint8:
+        raise ValueError(f"expected uint8 images in [0, 255], got dtype {image.dtype}")
 
 
 def grid(

@@ -208,6 +208,27 @@ def split_output(
     return eps, v
 
 
+def check_alphas_cumprod(alphas_cumprod: Table) -> None:
+    """Refuses what is not a kept power, betas above all; a jax Array may be traced.
+
+    Raises:
+        ValueError: Unless it has one axis, and as a numpy array falls within (0, 1].
+    """
+    if jnp.ndim(alphas_cumprod) != 1:
+        raise ValueError(
+            f"alphas_cumprod must have shape [T], got {jnp.shape(alphas_cumprod)}"
+        )
+    if not isinstance(alphas_cumprod, np.ndarray):
+        return
+    inside = (alphas_cumprod > 0).all() and (alphas_cumprod <= 1).all()
+    if not inside or not (np.diff(alphas_cumprod) < 0).all():
+        raise ValueError(
+            "alphas_cumprod must fall within (0, 1], got values from "
+            f"{alphas_cumprod[0]:.3g} to {alphas_cumprod[-1]:.3g}; of betas, take "
+            "schedules.alphas_cumprod(betas)"
+        )
+
+
 def check_prediction(prediction: str) -> None:
     """Raises ValueError unless `prediction` is "eps", "x0" or "v"."""
     if prediction not in ("eps", "x0", "v"):
@@ -223,6 +244,7 @@ class _PosteriorTables(NamedTuple):
 
 
 def _posterior_tables(alphas_cumprod: Table) -> _PosteriorTables:
+    check_alphas_cumprod(alphas_cumprod)
     a, xp = alphas_cumprod, namespace(alphas_cumprod)
     a_prev = xp.concatenate([xp.ones_like(a[:1]), a[:-1]])
     betas = 1 - a / a_prev
@@ -239,6 +261,7 @@ def _posterior_tables(alphas_cumprod: Table) -> _PosteriorTables:
 
 def _scales(alphas_cumprod: Table) -> tuple[Table, Table]:
     """Scales of signal and noise: sqrt(a) and sqrt(1 - a)."""
+    check_alphas_cumprod(alphas_cumprod)
     xp = namespace(alphas_cumprod)
     return xp.sqrt(alphas_cumprod), xp.sqrt(1 - alphas_cumprod)
 

@@ -25,6 +25,8 @@ def test_floats_outside_the_range_are_clipped_to_it():
 def test_scaling_twice_is_refused():
     with pytest.raises(ValueError, match="float32"):
         images.to_float(jnp.zeros((1, 2, 2, 1)))
+    with pytest.raises(ValueError, match="float32"):
+        images.dequantize(jnp.zeros((1, 2, 2, 1)), jax.random.key(0))
 
 
 def test_dequantized_levels_stay_in_their_bins_and_fill_them():

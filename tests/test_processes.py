@@ -249,6 +249,25 @@ def test_what_does_not_fit_is_refused(output, t, variance):
         )
 
 
+@pytest.mark.parametrize(
+    "table, words",
+    [
+        (schedules.cosine(10), "of betas, take schedules.alphas_cumprod"),
+        (schedules.linear(10), "fall within"),
+        (np.linspace(1.5, 0.1, 10), "fall within"),
+        (np.linspace(0.9, 0.0, 10), "fall within"),
+        (np.full((2, 5), 0.5), r"shape \[T\], got \(2, 5\)"),
+        (jnp.full((2, 5), 0.5), r"shape \[T\], got \(2, 5\)"),
+    ],
+)
+def test_what_is_no_kept_power_is_refused(table, words):
+    x, t = jnp.zeros((2, 4, 4, 1)), jnp.zeros(2, int)
+    for fn in (processes.q_sample, processes.posterior):
+        args = (x, t, x) if fn is processes.q_sample else (x, x, t)
+        with pytest.raises(ValueError, match=words):
+            fn(*args, alphas_cumprod=table)
+
+
 def test_unknown_prediction_is_refused():
     with pytest.raises(ValueError, match="'eps', 'x0' or 'v'"):
         processes.as_eps_fn(lambda x, t: x, "noise", alphas_cumprod=A)

@@ -59,7 +59,8 @@ def denoising_loss(
     weights[t] || target - predict_fn(x_t, t) ||^2, averaged over pixels.
 
     Args:
-        predict_fn: (x_t float [B, ...], t int [B]) -> float [B, ...].
+        predict_fn: (x_t float [B, ...], t int [B]) -> float [B, ...], or a pair of
+            that and the v of a learned variance, which is not used.
         x0: Clean images, float [B, ...] in [-1, 1].
         key: PRNG key; eps, and t unless given, are drawn from it.
         alphas_cumprod: Signal power kept up to step t, float [T], falling, in (0, 1).
@@ -72,20 +73,20 @@ def denoising_loss(
         Weighted squared error per image, float [B].
 
     Raises:
-        ValueError: For another prediction, or if `predict_fn` changes the shape.
+        ValueError: For another prediction, if `predict_fn` changes the shape, or if
+            `weights` are not one a step.
 
     Reference: Ho et al., arXiv:2006.11239, Eq. 14; Salimans & Ho, arXiv:2202.00512,
         Sec. 4 and Appendix D.
     """
     processes.check_prediction(prediction)
+    if weights is not None and weights.shape != alphas_cumprod.shape:
+        raise ValueError(
+            f"weights must be one a step, {alphas_cumprod.shape}, got {weights.shape}"
+        )
     t, eps = _draw(x0, key, alphas_cumprod, t)
     x_t = processes.q_sample(x0, t, eps, alphas_cumprod=alphas_cumprod)
-    predicted = predict_fn(x_t, t)
-    if predicted.shape != x0.shape:
-        raise ValueError(
-            f"the predictor of {prediction} must keep shape {x0.shape}, "
-            f"got {predicted.shape}"
-        )
+    predicted, _ = processes.split_output(predict_fn(x_t, t), x0)
     if prediction == "v":
         target = processes.v_from_x0_eps(x0, eps, t, alphas_cumprod=alphas_cumprod)
     else:

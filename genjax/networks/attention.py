@@ -87,7 +87,7 @@ class AttentionPool(nn.Module):
     fixed by the parameters.
 
     Reference: Radford et al., CLIP, arXiv:2103.00020, Sec. 2.4; ADM's classifier,
-    Dhariwal & Nichol, arXiv:2105.05233, App. H.
+    Dhariwal & Nichol, arXiv:2105.05233, App. I.
     """
 
     features: int

@@ -16,7 +16,7 @@ class NoisyClassifier(Trunk, kw_only=True):
         num_classes: Classes to tell apart, K.
         features, ...: See `Trunk`.
 
-    Reference: Dhariwal & Nichol, arXiv:2105.05233, Sec. 4 and App. H.
+    Reference: Dhariwal & Nichol, arXiv:2105.05233, Sec. 4 and App. I.
     """
 
     num_classes: int

@@ -48,9 +48,8 @@ class Trunk(nn.Module, kw_only=True):
         multipliers: Channels of each level, as multiples of `features`; the size halves
             from one level to the next.
         num_res_blocks: Residual blocks per level (one more on the way up).
-        attention_resolutions: A level attends where the height of its feature map, in
-            pixels, is listed here; of an oblong image only the height counts. The
-            middle always attends.
+        attention_resolutions: A level attends where the shorter side of its feature
+            map, in pixels, is listed here. The middle always attends.
         num_heads: Attention heads at every level, unless `head_features` is given.
         head_features: Width of one head; the number of heads follows from it.
         dropout: Rate in each residual block; training needs a "dropout" key then.
@@ -58,7 +57,8 @@ class Trunk(nn.Module, kw_only=True):
             of being added before it.
         resblock_updown: Residual blocks change the size, instead of a convolution with
             stride two down, and one after nearest neighbour up.
-        time_features: "sinusoidal" for steps 0..T-1, "fourier" for a t of order 1.
+        time_features: "sinusoidal" for steps 0..T-1, "fourier" for times of order 1.
+        time_scale: What the times are divided by for "fourier": T for steps 0..T-1.
         fourier_scale: Standard deviation of the Fourier frequencies.
         dtype: What to compute in; parameters are float32.
         remat: Recompute each block's activations in the backward pass to save memory.
@@ -74,6 +74,7 @@ class Trunk(nn.Module, kw_only=True):
     scale_shift: bool = False
     resblock_updown: bool = False
     time_features: str = "sinusoidal"
+    time_scale: float = 1.0
     fourier_scale: float = 16.0
     dtype: Dtype = jnp.float32
     remat: bool = False
@@ -87,7 +88,8 @@ class Trunk(nn.Module, kw_only=True):
         if self.time_features == "sinusoidal":
             emb = sinusoidal_embedding(t, self.features)
         elif self.time_features == "fourier":
-            emb = fourier_features(t, self.features, self.fourier_scale)
+            time = t / self.time_scale
+            emb = fourier_features(time, self.features, self.fourier_scale)
         else:
             raise ValueError(
                 'time_features must be "sinusoidal" or "fourier", got '
@@ -135,7 +137,7 @@ class Trunk(nn.Module, kw_only=True):
                 h = self.res_block(
                     features, maps[-1], emb, train, f"down_{level}_res_{i}"
                 )
-                if h.shape[1] in self.attention_resolutions:
+                if min(h.shape[1:3]) in self.attention_resolutions:
                     h = self.attention(h, f"down_{level}_attention_{i}")
                 maps.append(h)
             if level < len(self.multipliers) - 1:
@@ -215,7 +217,7 @@ class UNet(Trunk, kw_only=True):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, maps.pop()], axis=-1)
                 h = self.res_block(features, h, emb, train, f"up_{level}_res_{i}")
-                if h.shape[1] in self.attention_resolutions:
+                if min(h.shape[1:3]) in self.attention_resolutions:
                     h = self.attention(h, f"up_{level}_attention_{i}")
             if level:
                 name = f"up_{level}_resize"

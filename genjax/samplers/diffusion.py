@@ -68,6 +68,7 @@ def ancestral(
         arXiv:2105.05233, Algorithm 1.
     """
     _check_keys(keys, x_T)
+    x_T = _at_least_float32(x_T)
     steps, a = _respace(alphas_cumprod, steps)
     settings = dict(alphas_cumprod=a, variance=variance, clip=clip)
 
@@ -121,6 +122,7 @@ def ddim(
         if keys is None:
             raise ValueError(f"eta = {eta} adds noise: ddim needs one key per image")
         _check_keys(keys, x_T)
+    x_T = _at_least_float32(x_T)
     steps, a = _respace(alphas_cumprod, steps)
     xp, a_prev = namespace(a), _shift(a)
     sigma = eta * xp.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
@@ -154,6 +156,8 @@ def ddim_encode(
     Each step takes the noise predicted where it starts, not where it ends, so
     ddim(..., eta=0, clip=False) on the same steps returns x0 up to an error that falls
     as 1 / S. The first step starts at the image, where the model is asked at steps[0].
+    Leave out steps at which hardly any power is kept, such as a cosine schedule's last:
+    there a network's error is divided by sqrt(alphas_cumprod), and nothing comes back.
 
     Args:
         eps_fn: As in `ddim`.
@@ -166,6 +170,7 @@ def ddim_encode(
 
     Reference: Song et al., arXiv:2010.02502, Sec. 4.3.
     """
+    x0 = _at_least_float32(x0)
     steps, a = _respace(alphas_cumprod, steps)
     a_prev = _shift(a)
 
@@ -192,6 +197,11 @@ def _shift(a: Table) -> Table:
     """The power kept one step earlier, [S]: that of the image itself, one, at first."""
     xp = namespace(a)
     return xp.concatenate([xp.ones_like(a[:1]), a[:-1]])
+
+
+def _at_least_float32(x: Array) -> Array:
+    """What the arithmetic of a step makes of x: a scan must end in what it began."""
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def _fill(number: Array, x: Array) -> Array:

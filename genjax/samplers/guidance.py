@@ -1,7 +1,8 @@
 """Guidance: turns models and classifiers into noise predictors that prefer a condition.
 
 Each function returns a callable for the samplers of `genjax.samplers.diffusion`. The
-`guidance_scale` s aims at p(x_t) p(cond | x_t)^s; 1 is the model's own conditional.
+`guidance_scale` s aims at p(x_t) p(cond | x_t)^s; 1 is the model's own conditional. It
+is a number, or float [N] with one for each image.
 """
 
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def classifier_free(
         x_twice, t_twice = jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t])
         eps, v = processes.split_output(eps_fn(x_twice, t_twice, both), x_twice)
         eps_c, eps_u = jnp.split(eps, 2)
-        eps = eps_u + guidance_scale * (eps_c - eps_u)
+        eps = eps_u + _per_image(guidance_scale, x_t) * (eps_c - eps_u)
         return eps if v is None else (eps, v[: x_t.shape[0]])
 
     return guided_fn
@@ -84,7 +85,7 @@ def classifier_grad(
         log_p = jax.nn.log_softmax(logits_fn(x_t, t))
         return jnp.sum(jnp.take_along_axis(log_p, label[:, None], axis=1))
 
-    return lambda x_t, t: guidance_scale * jax.grad(log_prob)(x_t, t)
+    return lambda x_t, t: _per_image(guidance_scale, x_t) * jax.grad(log_prob)(x_t, t)
 
 
 def classifier_eps(
@@ -114,6 +115,16 @@ def classifier_eps(
         return eps if v is None else (eps, v)
 
     return guided_fn
+
+
+def _per_image(scale: float | Array, x: Array) -> float | Array:
+    """A number as it is; [N] as [N, 1, ...], to multiply x [N, ...]."""
+    if jnp.shape(scale) not in ((), x.shape[:1]):
+        raise ValueError(
+            f"guidance_scale must be a number or one an image, {x.shape[:1]}, "
+            f"got shape {jnp.shape(scale)}"
+        )
+    return jnp.reshape(scale, (-1,) + (1,) * (x.ndim - 1)) if jnp.ndim(scale) else scale
 
 
 def _shapes(cond: Any) -> Any:

@@ -474,6 +474,13 @@ def test_importance_sampling_is_uniform_until_each_step_has_ten():
     assert diffusion.importance_probabilities(state)[0] > 0.8
 
 
+def test_a_learned_variance_has_no_part_in_the_simple_loss():
+    x0, key = jnp.zeros((2, 4, 4, 1)), jax.random.key(0)
+    alone = simple_loss(lambda x_t, t: x_t, x0, key, alphas_cumprod=A)
+    pair = simple_loss(lambda x_t, t: (x_t, 9 * x_t), x0, key, alphas_cumprod=A)
+    np.testing.assert_array_equal(alone, pair)
+
+
 def test_what_does_not_fit_is_refused():
     x0, key = jnp.zeros((2, 4, 4, 1)), jax.random.key(0)
     with pytest.raises(ValueError, match="keep shape"):
@@ -484,5 +491,9 @@ def test_what_does_not_fit_is_refused():
         )
     with pytest.raises(ValueError, match="prediction"):
         diffusion.snr_weights(A, "noise")
+    with pytest.raises(ValueError, match="weights must be one a step"):
+        diffusion.denoising_loss(
+            lambda x_t, t: x_t, x0, key, alphas_cumprod=A, weights=np.ones(2)
+        )
     with pytest.raises(ValueError, match="a model that returns"):
         diffusion.hybrid_loss(lambda x_t, t: x_t, x0, key, alphas_cumprod=A)

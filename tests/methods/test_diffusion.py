@@ -8,6 +8,11 @@ import recipes
 
 from genjax import data, images, methods
 from genjax.config import ConfigError
+from genjax.methods.diffusion._gaussian import (
+    make_classifier,
+    make_denoiser,
+    make_sampler,
+)
 from genjax.methods.diffusion.ddpm import WEIGHTS
 from genjax.train import phases, sampling
 
@@ -119,6 +124,116 @@ def test_ddim_latents_decode_to_the_images_they_came_from():
     np.testing.assert_allclose(back, images.to_float(batch["image"]), atol=1e-3)
 
 
+def test_latents_bring_an_image_back_through_an_imperfect_network():
+    """The recipe's schedule ends at a = 2e-9, where any error of eps is 2e4 times as
+    large in x0; a fixed error of 0.05 stands for that of a trained network.
+    """
+    config = recipes.get("ddpm_digits", "")
+    config, _ = phases.resolve(config)
+    model = config.model.to_dict()
+    denoiser = make_denoiser(
+        config, schedule=model["schedule"], network=model["network"]
+    )
+    a = jnp.asarray(denoiser.alphas_cumprod, jnp.float32)
+
+    def eps_fn(x_t, t):  # Exact for white images of variance 1/4, and a wave.
+        kept = a[t][:, None, None, None]
+        best = jnp.sqrt(1 - kept) * x_t / (kept / 4 + 1 - kept)
+        return best + 0.05 * jnp.sin(5 * x_t)
+
+    x0 = 0.5 * jax.random.normal(jax.random.key(0), (4, 8, 8, 1)).clip(-2, 2)
+    errors = []
+    for num_steps in (50, 200):
+        sampler = make_sampler(denoiser, name="ddim", num_steps=num_steps)
+        latents = sampler.encode(eps_fn, x0)
+        back = sampler.decode(eps_fn, latents)
+        errors.append(float(jnp.sqrt(jnp.mean(jnp.square(back - x0)))))
+        assert 0.8 < latents.std() < 1.2 and jnp.abs(back).max() <= 1
+    assert errors[1] < errors[0] / 2 < 0.03
+    assert list(make_sampler(denoiser, num_steps=1).invertible_steps) == [999]
+
+
+def test_fourier_features_see_neighbouring_steps_as_neighbours():
+    """Of a t in 0..999 itself, the frequencies of order 16 would make a random hash."""
+    config, _ = phases.resolve(recipes.get("ddpm_digits"))
+    denoiser = make_denoiser(
+        config,
+        schedule=dict(name="cosine", num_steps=1000),
+        network=dict(
+            features=32,
+            multipliers=(1,),
+            attention_resolutions=(),
+            time_features="fourier",
+        ),
+    )
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 1)).repeat(4, axis=0)
+    params = denoiser.init(
+        jax.random.key(1), {"image": np.zeros((1, 8, 8, 1), np.uint8)}
+    )
+    random = np.random.RandomState(0)
+    params = jax.tree.map(
+        lambda p: p + 0.1 * random.standard_normal(p.shape), params[0]
+    )
+    y = denoiser.predict_fn(params, None)(x, jnp.array([500, 501, 700, 900]))
+    near, far, farther = (jnp.linalg.norm(y[i] - y[0]) for i in (1, 2, 3))
+    assert 0 < near < 0.2 * min(far, farther)
+
+
+def test_classifier_guidance_follows_the_classifier():
+    """Scale 0 is the denoiser alone; a scale raises what the classifier thinks."""
+    config, _ = phases.resolve(recipes.get("guidance_digits"))
+    config.init_from = ()
+    method = methods.load(config)
+    batch = {"image": np.zeros((1, 8, 8, 1), np.uint8), "label": np.zeros(1, np.int32)}
+    params, _ = method.init(jax.random.key(0), batch)
+    random = np.random.RandomState(0)
+    params["classifier"] = jax.tree.map(
+        lambda p: p + 0.2 * random.standard_normal(p.shape), params["classifier"]
+    )
+    keys, label = jax.random.split(jax.random.key(1), 6), jnp.arange(6)
+    classifier = make_classifier(config, config.model.classifier.to_dict(), 20)
+
+    def log_prob(x):
+        logits = classifier.apply(
+            {"params": params["classifier"]}, x, jnp.zeros(6, int), train=False
+        )
+        return jax.nn.log_softmax(logits)[jnp.arange(6), label].mean()
+
+    for name in ("ddpm", "ddim"):
+        drawn = {}
+        for scale in (0.0, 30.0):
+            config.sampler = dict(name=name, guidance_scale=scale)
+            sample = jax.jit(methods.load(config).sample)
+            drawn[scale] = sample(params, {}, keys, {"label": label})
+            if not scale:
+                other = sample(params, {}, keys, {"label": label[::-1]})
+                np.testing.assert_allclose(drawn[0.0], other, atol=1e-5)
+        assert log_prob(drawn[30.0]) > log_prob(drawn[0.0]) + 0.1, name
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"label_to_denoiser": True, "denoiser__conditional": False}, "conditional"),
+        ({"denoiser__label_dropout": 0.0}, "label_dropout above 0"),
+    ],
+)
+def test_a_denoiser_that_does_not_fit_the_guidance_is_refused(changes, words):
+    config = recipes.get("guidance_digits")
+    config.init_from = ()
+    with config.model.unlocked():
+        config.model.update_from_flattened_dict(
+            {k.replace("__", "."): v for k, v in changes.items()}
+        )
+    with pytest.raises(ConfigError, match=words):
+        phases.build(config)
+
+
+def test_a_level_that_cannot_attend_is_named():
+    with pytest.warns(UserWarning, match=r"at \[7\].*shorter sides.* are \[8\]"):
+        made(network__attention_resolutions=(8, 7))
+
+
 def test_the_noisy_classifier_learns_digits():
     """Forty steps of the tiny recipe's network: far above a chance of one in ten."""
     import optax
@@ -158,6 +273,10 @@ def test_the_noisy_classifier_learns_digits():
         ({"schedule__name": "cosin"}, "cosine"),
         ({"schedule__beta_max": 0.5}, "beta_max"),
         ({"prediction": "noise"}, "'eps'"),
+        ({"variance": "lrage"}, "config.model.variance"),
+        ({"network__dtype": "bfloat16"}, r"leave \['dtype'\] out"),
+        ({"network__num_classes": 5}, r"leave \['num_classes'\] out"),
+        ({"network__head_features": 5}, "head_features=5"),
         ({"label_dropout": 10}, r"in \[0, 1\]"),
     ],
 )

@@ -171,6 +171,44 @@ def test_a_new_res_block_is_its_skip(resize, scale_shift):
     np.testing.assert_array_equal(y, resized.get(resize, layers.upsample_nearest)(x))
 
 
+@pytest.mark.parametrize("resize", [None, "down", "up"])
+def test_the_res_block_of_adm_equals_diffusers(resize, monkeypatch):
+    """Adaptive group norm, and resizing of both branches, with the same weights."""
+    torch = pytest.importorskip("torch", reason="diffusers needs torch")
+    resnet = pytest.importorskip("diffusers.models.resnet")
+    monkeypatch.setattr(layers, "num_groups", lambda features: 4)
+    x, emb = normal(2, 4, 6, 8), normal(2, 5)
+    block = layers.ResBlock(16, scale_shift=True, resize=resize)
+    shapes = jax.eval_shape(
+        lambda key: block.init(key, x, emb, train=False)["params"], jax.random.key(0)
+    )
+    params = jax.tree.map(lambda p: 0.3 * normal(*p.shape), shapes)
+    theirs = resnet.ResnetBlock2D(
+        in_channels=8,
+        out_channels=16,
+        temb_channels=5,
+        groups=4,
+        eps=1e-6,
+        time_embedding_norm="scale_shift",
+        up=resize == "up",
+        down=resize == "down",
+    ).eval()
+    names = dict(norm_in="norm1", conv_in="conv1", emb="time_emb_proj")
+    names.update(norm_out="norm2", conv_out="conv2", skip="conv_shortcut")
+    state = {}
+    for ours, name in names.items():
+        weight = params[ours].get("kernel", params[ours].get("scale"))
+        order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[weight.ndim]
+        state[f"{name}.weight"] = torch.tensor(weight.transpose(order))
+        state[f"{name}.bias"] = torch.tensor(params[ours]["bias"])
+    theirs.load_state_dict(state)
+    with torch.no_grad():
+        images = torch.tensor(x.transpose(0, 3, 1, 2))
+        expected = theirs(images, torch.tensor(emb)).numpy().transpose(0, 2, 3, 1)
+    y = block.apply({"params": params}, x, emb, train=False)
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
 def test_dropout_is_the_only_difference_of_training():
     x, emb = jnp.ones((2, 4, 4, 8)), jnp.ones((2, 5))
     for rate, equal in [(0.0, True), (0.5, False)]:

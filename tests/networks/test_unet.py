@@ -98,9 +98,9 @@ def test_the_sides_are_treated_alike_on_oblong_images():
     """A network of symmetric kernels commutes with transposing the image.
 
     Transposed kernels on a transposed image give the transposed output, attention
-    included: here the level that attends does so at both heights.
+    included: the level of 4 x 6 pixels attends, and so does that of 6 x 4.
     """
-    net = UNet(**{**SMALL, "attention_resolutions": (4, 6)})
+    net = UNet(**SMALL)
     x, t = inputs(8, 12)
     params = drawn(net, (x, t))
 

@@ -237,6 +237,20 @@ def test_encoding_then_decoding_approaches_the_image():
     assert np.all(ratios > 1.6), ratios
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_short_floats_are_taken_in_and_computed_with_as_float32(dtype):
+    x_T, keys = start(4)
+    settings = dict(alphas_cumprod=A, steps=[20, 60])
+    for sampler in (ancestral, ddim):
+        found = sampler(best_eps_fn, x_T.astype(dtype), keys, **settings)
+        expected = sampler(
+            best_eps_fn, x_T.astype(dtype).astype(float), keys, **settings
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = ddim_encode(best_eps_fn, x_T.astype(dtype), **settings)
+    assert found.dtype == jnp.float32
+
+
 def test_encoding_finds_the_quantile():
     """As above: the ODE keeps z = (x - sqrt(a) m) / sqrt(v), from (x0 - m) / s."""
     x0 = jnp.linspace(-0.9, 0.9, 10)[:, None, None, None]

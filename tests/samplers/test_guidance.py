@@ -291,6 +291,30 @@ def test_learned_variance_comes_from_the_conditional_half(scale):
     np.testing.assert_allclose(v[:, 0], [10, 20])
 
 
+def test_a_scale_for_each_image_is_that_images():
+    """Three images of three channels, where broadcasting along the wrong axis hides."""
+    x_t, t = jax.random.normal(jax.random.key(0), (3, 2, 2, 3)), jnp.arange(3)
+    cond, scales = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 2.0, 5.0])
+    label = jnp.array([0, 1, 2])
+
+    def eps_fn(x_t, t, cond):
+        return x_t * cond[:, None, None, None]
+
+    def logits_fn(x_t, t):
+        return jnp.square(x_t).sum((1, 2))
+
+    def both(scale):
+        guided = classifier_free(eps_fn, cond, jnp.zeros(3), scale)(x_t, t)
+        return guided, classifier_grad(logits_fn, label, scale)(x_t, t)
+
+    together = both(scales)
+    for i, scale in enumerate(scales):
+        for found, alone in zip(together, both(float(scale)), strict=True):
+            np.testing.assert_allclose(found[i], alone[i], rtol=1e-5)
+    with pytest.raises(ValueError, match="guidance_scale must be a number or one an"):
+        both(jnp.ones((3, 1)))
+
+
 def test_conditions_that_differ_in_shape_are_refused():
     with pytest.raises(ValueError, match="null_cond"):
         samplers.guidance.classifier_free(

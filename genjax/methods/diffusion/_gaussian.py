@@ -1,5 +1,7 @@
 """What DDPM and its relatives share: a denoiser on a schedule, and walks along it."""
 
+import itertools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +16,14 @@ from ml_collections import ConfigDict
 from genjax import images, processes, schedules
 from genjax.config import ConfigError, call, compute_dtype
 from genjax.losses import diffusion as losses
+from genjax.networks.attention import split_heads
 from genjax.networks.classifier import NoisyClassifier
-from genjax.networks.unet import UNet, check_image_size
+from genjax.networks.unet import Trunk, UNet, check_image_size
 from genjax.samplers import diffusion as samplers
 from genjax.samplers import guidance
 from genjax.types import Batch, Method, ModelState, Params
+
+MIN_INVERTIBLE_POWER = 1e-3  # An error of eps is 30 times as large in x0 there.
 
 
 @dataclass(frozen=True)
@@ -166,37 +171,85 @@ def make_denoiser(
         raise ConfigError(
             f"config.model.label_dropout must be in [0, 1], got {label_dropout}"
         )
+    if variance not in ("small", "large", "learned"):
+        raise ConfigError(
+            f"config.model.variance must be 'small' or 'large', got {variance!r}"
+        )
     num_classes = classes(config) if conditional else None
     shape = image_shape(config)
-    fixed = dict(
+    a = make_alphas_cumprod(schedule)
+    unet = make_network(
+        UNet,
+        config,
+        network,
         out_channels=shape[-1] * (2 if variance == "learned" else 1),
         num_classes=num_classes,
-        dtype=jnp.dtype(compute_dtype(config)),
+        time_scale=len(a),
     )
-    unet = call(UNet, {**network, **fixed}, where="config.model.network")
     try:
         processes.check_prediction(prediction)
-        check_image_size(*shape[:2], unet.multipliers)
     except ValueError as error:
         raise ConfigError(f"config.model: {error}") from None
-    a = make_alphas_cumprod(schedule)
     return Denoiser(unet, a, prediction, variance, shape, num_classes, label_dropout)
 
 
-def make_classifier(config: ConfigDict, network: Mapping[str, Any]) -> NoisyClassifier:
+def make_classifier(
+    config: ConfigDict, network: Mapping[str, Any], num_steps: int
+) -> NoisyClassifier:
     """Builds and checks the noisy classifier that a config describes.
 
     Raises:
         ConfigError: For data without labels, an image that the network cannot halve, or
             unknown names.
     """
-    fixed = dict(num_classes=classes(config), dtype=jnp.dtype(compute_dtype(config)))
-    network = {**network, **fixed}
-    module = call(NoisyClassifier, network, where="config.model (classifier)")
+    return make_network(
+        NoisyClassifier,
+        config,
+        network,
+        num_classes=classes(config),
+        time_scale=num_steps,
+    )
+
+
+def make_network(
+    cls: type[Trunk], config: ConfigDict, network: Mapping[str, Any], **fixed: Any
+) -> Any:
+    """Builds and checks a network of diffusion.
+
+    Args:
+        cls: `UNet` or `NoisyClassifier`.
+        config: Resolved; its data and dtype are read.
+        network: Arguments that the config gives.
+        **fixed: Arguments that other parts of the config decide.
+
+    Raises:
+        ConfigError: For unknown names, those of `fixed`, heads that do not divide the
+            features, or an image that the network cannot halve.
+    """
+    fixed["dtype"] = jnp.dtype(compute_dtype(config))
+    if taken := sorted(set(network) & set(fixed)):
+        raise ConfigError(
+            f"config.model.network must leave {taken} out: they follow from the data, "
+            "the schedule and config.dtype"
+        )
+    module = call(cls, {**network, **fixed}, where=f"config.model ({cls.__name__})")
+    height, width, _ = image_shape(config)
+    sides = [min(height, width) >> level for level in range(len(module.multipliers))]
+    attends = [side in module.attention_resolutions for side in sides]
+    attends[-1] = True  # In the middle.
     try:
-        check_image_size(*image_shape(config)[:2], module.multipliers)
+        check_image_size(height, width, module.multipliers)
+        for multiplier in itertools.compress(module.multipliers, attends):
+            features = module.features * multiplier
+            split_heads(features, module.num_heads, module.head_features)
     except ValueError as error:
         raise ConfigError(f"config.model: {error}") from None
+    if unmet := sorted(set(module.attention_resolutions) - set(sides)):
+        warnings.warn(
+            f"no level attends at {unmet} of attention_resolutions: on images of "
+            f"{height}x{width} the shorter sides of the levels are {sides}",
+            stacklevel=2,
+        )
     return module
 
 
@@ -266,17 +319,29 @@ class Sampler:
             eps_fn = guidance.classifier_eps(eps_fn, grad_fn, alphas_cumprod=a)
         return samplers.ddim(eps_fn, noise, keys, eta=self.eta, clip=self.clip, **walk)
 
+    @property
+    def invertible_steps(self) -> np.ndarray:
+        """The steps at which something of the image is left, one at least.
+
+        Where the kept power a is nearly zero, as at the end of a cosine schedule, the
+        guess of x0 is the network's error over sqrt(a), and no way leads back.
+        """
+        a = self.denoiser.alphas_cumprod[self.steps]
+        return self.steps[a >= min(MIN_INVERTIBLE_POWER, a[0])]
+
     def encode(self, eps_fn: Callable, x0: Array) -> Array:
         """The noise that `decode` turns into x0 again; the more steps, the closer."""
-        a = self.denoiser.alphas_cumprod
-        return samplers.ddim_encode(eps_fn, x0, alphas_cumprod=a, steps=self.steps)
+        walk = dict(
+            alphas_cumprod=self.denoiser.alphas_cumprod, steps=self.invertible_steps
+        )
+        return samplers.ddim_encode(eps_fn, x0, **walk)
 
     def decode(self, eps_fn: Callable, noise: Array) -> Array:
         """Deterministic DDIM from given noise [N, H, W, C]."""
-        a = self.denoiser.alphas_cumprod
-        return samplers.ddim(
-            eps_fn, noise, alphas_cumprod=a, steps=self.steps, clip=False
+        walk = dict(
+            alphas_cumprod=self.denoiser.alphas_cumprod, steps=self.invertible_steps
         )
+        return samplers.ddim(eps_fn, noise, **walk)
 
 
 def make_sampler(

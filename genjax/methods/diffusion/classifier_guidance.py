@@ -13,7 +13,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from genjax import images
-from genjax.config import call
+from genjax.config import ConfigError, call
 from genjax.methods.diffusion._gaussian import (
     as_method,
     make_classifier,
@@ -46,7 +46,16 @@ def classifier_guidance(
             "no class".
     """
     model = call(make_denoiser, denoiser, config, where="config.model.denoiser")
-    logits_module = make_classifier(config, classifier)
+    if label_to_denoiser and model.num_classes is None:
+        raise ConfigError(
+            "config.model.label_to_denoiser=True needs denoiser.conditional=True"
+        )
+    if not label_to_denoiser and model.num_classes and not model.label_dropout:
+        raise ConfigError(
+            "config.model.label_to_denoiser=False tells the denoiser 'no class', which "
+            "it knows only from training with denoiser.label_dropout above 0"
+        )
+    logits_module = make_classifier(config, classifier, len(model.alphas_cumprod))
     sampler = call(make_sampler, config.sampler, model, where="config.sampler")
 
     def init(key: Array, batch: Batch) -> tuple[Params, ModelState]:

@@ -1,6 +1,6 @@
 """A classifier of noisy images, to guide a diffusion model with.
 
-Dhariwal & Nichol, Diffusion Models Beat GANs, arXiv:2105.05233, Sec. 4 and App. H.
+Dhariwal & Nichol, Diffusion Models Beat GANs, arXiv:2105.05233, Sec. 4 and App. I.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def classifier(
         network: Arguments of `networks.classifier.NoisyClassifier`.
     """
     a = make_alphas_cumprod(schedule)
-    logits_module = make_classifier(config, network)
+    logits_module = make_classifier(config, network, len(a))
 
     def init(key: Array, batch: Batch) -> tuple[Params, ModelState]:
         x = images.to_float(batch["image"][:1])
