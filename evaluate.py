@@ -31,6 +31,8 @@ def parse() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Reads the weights, measures, prints and saves."""
+    import jax
+
     from genjax import data, methods
     from genjax.config import ConfigError
     from genjax.metrics.likelihood import in_bits_per_dim
@@ -70,6 +72,8 @@ def main(args: argparse.Namespace) -> None:
         "ema": networks,
         "bound": method.bound,
     }
+    if jax.process_index():
+        return  # The first process has it all, and writes.
     path = Path(args.workdir) / "evaluation.json"
     report = {"protocol": protocol, "results": results}
     path.write_text(json.dumps(report, indent=1) + "\n")

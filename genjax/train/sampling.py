@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from genjax import data, images
 from genjax.config import ConfigError
-from genjax.train.sharding import replicated, split
+from genjax.train.sharding import from_whole, replicated, split
 from genjax.types import Method, ModelState, Params
 
 
@@ -20,7 +20,7 @@ def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.n
 
     Args:
         method: With a `sample`.
-        mesh: Devices to use.
+        mesh: Devices to use; the weights that `draw` gets lie on all of them.
         batch_size: Images at once, rounded up to a multiple of the devices.
 
     Returns:
@@ -35,12 +35,8 @@ def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.n
     batch_size = -(-batch_size // mesh.size) * mesh.size
     sample = jax.jit(
         lambda *args: images.to_uint8(method.sample(*args)),
-        in_shardings=(
-            replicated(mesh),
-            replicated(mesh),
-            split(mesh, 0),
-            split(mesh, 0),
-        ),
+        # Weights as they come: whole on every device, or split under fsdp.
+        in_shardings=(None, None, split(mesh, 0), split(mesh, 0)),
         out_shardings=replicated(mesh),
     )
 
@@ -62,6 +58,7 @@ def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.n
             rows = np.arange(start, start + batch_size)
             # The last batch is filled up, so that one compilation serves all.
             batch = {k: cond[k][np.minimum(rows, num - 1)] for k in method.cond}
+            batch = from_whole(batch, split(mesh, 0))
             done.append(np.asarray(sample(params, model_state, keys[rows], batch)))
         return np.concatenate(done)[:num]
 

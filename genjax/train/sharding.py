@@ -53,6 +53,26 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
+def check_rules(rules: tuple, mesh: Mesh) -> None:
+    """Holds config.sharding_rules to their form.
+
+    Raises:
+        ConfigError: Unless each is a regex and "largest" or a tuple of axes and None.
+    """
+    axes = {None, *mesh.shape}
+    try:
+        for pattern, spec in rules:
+            re.compile(pattern)
+            if spec != "largest" and (
+                isinstance(spec, str) or not axes.issuperset(spec)
+            ):
+                raise ValueError(f"{spec!r} is neither 'largest' nor a tuple of {axes}")
+    except (re.error, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"config.sharding_rules must hold pairs (regex, spec), got {rules}: {error}"
+        ) from None
+
+
 def state_shardings(state: Any, mesh: Mesh, rules: tuple) -> Any:
     """The sharding of each leaf of a state, by the first rule that matches its path.
 
@@ -91,6 +111,13 @@ def state_shardings(state: Any, mesh: Mesh, rules: tuple) -> Any:
         return PartitionSpec(*spec)
 
     return jax.tree_util.tree_map_with_path(place, state)
+
+
+def from_whole(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays over all processes, each of which has the whole of them at hand."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i: x[i]), tree
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

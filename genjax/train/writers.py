@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
@@ -15,27 +16,36 @@ class Writer:
     """Appends to `<workdir>/metrics.jsonl` and mirrors it to TensorBoard."""
 
     def __init__(self, workdir: Path):
-        """Opens both for appending, so that a resumed run goes on."""
-        self.workdir = workdir
-        self.lines = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
-        self.board = SummaryWriter(str(workdir / "tensorboard"))
+        """Opens both for appending, so that a resumed run goes on.
+
+        Of several processes the first writes; to the others all this does nothing.
+        """
+        self.workdir, self.active = workdir, jax.process_index() == 0
+        if self.active:
+            path = workdir / "metrics.jsonl"
+            self.lines = open(path, "a", buffering=1)  # noqa: SIM115
+            self.board = SummaryWriter(str(workdir / "tensorboard"))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line with step, wall time in seconds since 1970, and the values."""
+        if not self.active:
+            return
         line = {"step": step, "time": round(time.time(), 3), **values}
         self.lines.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
-    def grid(self, step: int, samples: np.ndarray) -> Path:
+    def grid(self, step: int, samples: np.ndarray) -> None:
         """Saves uint8 [N, H, W, C] as `samples/<step>.png`."""
+        if not self.active:
+            return
         path = self.workdir / "samples" / f"{step:08d}.png"
         picture = images.grid(samples)
         images.save_png(path, picture, min_side=512)
         self.board.add_image("samples", picture, step, dataformats="HWC")
-        return path
 
     def close(self) -> None:
         """Flushes both."""
-        self.lines.close()
-        self.board.close()
+        if self.active:
+            self.lines.close()
+            self.board.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from PIL import Image
 
 from configs.ddpm_digits import get_config
 from genjax.config import ConfigError, base_config
@@ -33,7 +34,7 @@ manager = checkpoints.Checkpoints(workdir, config.checkpoint)
 state = manager.restore(4, phases.abstract_state(phase))
 leaf = state.params["denoiser"]["mid_res_0"]["conv_in"]["kernel"]
 moment = state.opt_state["denoiser"][0].mu["denoiser"]["mid_res_0"]["conv_in"]["kernel"]
-weights = checkpoints.load_weights(workdir)
+weights = checkpoints.load_weights(workdir, mesh=phase.mesh)
 draw = sampling.make_draw(phase.method, phase.mesh, 8)
 cond = sampling.make_cond(phase.method, phase.config, 5)
 images = draw(weights.averaged(), {}, seed=0, num=5, cond=cond)
@@ -97,6 +98,50 @@ def test_evaluation_and_samples_on_eight_devices(tmp_path):
     python(8, ROOT / "sample.py", workdir, f"--out={tmp_path / 'out'}", "--num=3")
     with np.load(tmp_path / "out" / "samples.npz") as file:
         assert file["images"].shape == (3, 8, 8, 1)
+
+
+def test_two_processes_train_draw_and_write_as_one(tmp_path):
+    """As on a cluster: the variables are those that Slurm sets for each process."""
+    words = [
+        ROOT / "train.py", f"--config={ROOT / 'configs' / 'ddpm_digits.py'}:tiny",
+        "--config.num_steps=4", "--config.log_every=1", "--config.sample_every=2",
+        "--config.eval_every=4", "--config.mesh.fsdp=2",
+    ]  # fmt: skip
+    python(2, *words, f"--workdir={tmp_path / 'one'}")
+    node = dict(SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NODELIST="127.0.0.1")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, words), f"--workdir={tmp_path / 'two'}"],
+            env={
+                **os.environ,
+                **node,
+                "SLURM_NTASKS": "2",
+                "SLURM_PROCID": str(i),
+                "SLURM_LOCALID": str(i),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        _, printed = process.communicate(timeout=300)
+        assert process.returncode == 0, printed[-3000:]
+
+    def measured(name: str) -> list[dict]:
+        rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(row) for row in rows]
+
+    one, two = measured("one"), measured("two")
+    assert [row["step"] for row in two] == [1, 2, 3, 4, 4]
+    for a, b in zip(one, two, strict=True):
+        loss = "test/denoiser/loss" if "test/denoiser/loss" in a else "denoiser/loss"
+        assert b[loss] == pytest.approx(a[loss], rel=1e-4)
+    grids = [
+        np.asarray(Image.open(tmp_path / name / "samples" / "00000004.png"), int)
+        for name in ("one", "two")
+    ]
+    assert np.abs(grids[0] - grids[1]).max() <= 2
 
 
 def test_the_first_rule_that_matches_decides():
