@@ -38,8 +38,9 @@ def parse() -> tuple[argparse.Namespace, dict]:
             parser.error(
                 f"unknown argument {item!r}; sampler options: --sampler.name=value"
             )
+        words = {"true": "True", "false": "False", "none": "None"}
         try:
-            sampler[name] = ast.literal_eval(value)
+            sampler[name] = ast.literal_eval(words.get(value.lower(), value))
         except (SyntaxError, ValueError):
             sampler[name] = value  # A word, such as ddim.
     if args.guidance_scale is not None:
@@ -51,6 +52,7 @@ def parse() -> tuple[argparse.Namespace, dict]:
 
 def main(args: argparse.Namespace, sampler: dict) -> None:
     """Reads the weights, draws, writes."""
+    import jax
     import numpy as np
 
     from genjax import images, methods
@@ -62,7 +64,7 @@ def main(args: argparse.Namespace, sampler: dict) -> None:
     mesh = all_devices()
     weights = load_weights(args.workdir, args.step, mesh)
     config = weights.config.unlock()
-    config.sampler.update(sampler)
+    config.sampler = {**config.sampler.to_dict(), **sampler}
     method = methods.load(config)
     draw = sampling.make_draw(method, mesh, min(args.batch_size, args.num))
     cond = sampling.make_cond(method, config, args.num, args.label)
@@ -73,6 +75,8 @@ def main(args: argparse.Namespace, sampler: dict) -> None:
         num=args.num,
         cond=cond,
     )
+    if jax.process_index():
+        return  # The first process has them all, and writes.
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out / "samples.npz", images=drawn, **cond)

@@ -15,7 +15,14 @@ from ml_collections import config_flags
 
 EXIT_STOPPED = 75  # sysexits.h: EX_TEMPFAIL, try again.
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe in configs/.")
+# New fields are let in, because a recipe names only some; what there is not is refused.
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "A recipe in configs/.",
+    lock_config=False,
+    accept_new_attributes=True,
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 
 

@@ -29,7 +29,9 @@ def jax_step(name: str, batch_size: int):
     config.data.shape = (unets.SIZE, unets.SIZE, 3)
     config.model.network.update(unets.NETWORKS[name], dropout=unets.DROPOUT)
     method = methods.load(config)
-    tx, rate = optimizers.make("adam", config.num_steps, learning_rate=LEARNING_RATE)
+    tx, rate = optimizers.make(
+        config.num_steps, name="adam", learning_rate=LEARNING_RATE
+    )
     (player,) = method.players
     step = make_train_step(method, {player.name: tx}, {player.name: rate}, config)
     step = jax.jit(step, donate_argnums=0)

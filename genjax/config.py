@@ -1,13 +1,14 @@
 """The generic configuration: every field that is not a method's own, with its default.
 
-A recipe in `configs/` starts from `base_config()` and overrides. The result is locked:
-a misspelt field is refused with the nearest name. `model`, `sampler` and the entries of
-`optimizers` are passed on as keyword arguments, which `call` checks in the same way.
+A recipe in `configs/` starts from `base_config()` and overrides; `check` refuses a
+misspelt field with the nearest name. `model`, `sampler` and the entries of `optimizers`
+are passed on as keyword arguments, which `call` checks in the same way.
 """
 
 import difflib
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -84,7 +85,60 @@ def base_config(variant: str = "") -> ConfigDict:
     # (path regex, spec): the first rule that matches a leaf places it. "largest" splits
     # the largest dimension that fsdp divides; a tuple names a mesh axis per dimension.
     config.sharding_rules = ((".*", "largest"),)
-    return config.lock()
+    return config
+
+
+MINIMA = {  # Of the generic fields that are numbers.
+    "num_steps": 0,
+    "data.batch_size": 1,
+    "data.num_threads": 0,
+    "accumulate": 1,
+    "ema.decay": 0,
+    "log_every": 1,
+    "sample_every": 0,
+    "num_samples": 1,
+    "eval_every": 0,
+    "eval_examples": 1,
+    "max_bad_steps": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_period": 0,
+    "mesh.data": -1,
+    "mesh.fsdp": 1,
+}
+OPEN = ("model", "optimizers", "sampler")  # Sections whose fields others check.
+
+
+def check(config: ConfigDict) -> None:
+    """Holds the generic fields to their names and ranges.
+
+    Raises:
+        ConfigError: For a field that there is not, or a number out of range.
+    """
+    base = base_config()
+    for name in config:
+        known, found = list(base), [name]
+        if isinstance(base.get(name), ConfigDict) and name not in OPEN:
+            known = [f"{name}.{field}" for field in base[name]]
+            found = [f"{name}.{field}" for field in config[name]]
+        if unknown := [field for field in found if field not in known]:
+            raise ConfigError(
+                f"config has no field {unknown[0]!r}{nearest(unknown[0], known)} "
+                f"There are: {', '.join(known)}"
+            )
+    for path, minimum in MINIMA.items():
+        value = get(config, path)
+        if value < minimum:
+            raise ConfigError(f"config.{path} must be at least {minimum}, got {value}")
+    if config.ema.decay > 1:
+        raise ConfigError(f"config.ema.decay must be at most 1, got {config.ema.decay}")
+    modes = {"min": None, "max": None}
+    choose(modes, config.checkpoint.best_mode, "config.checkpoint.best_mode")
+
+
+def get(config: ConfigDict, path: str) -> Any:
+    """The value at a path such as "data.batch_size"."""
+    return functools.reduce(getattr, path.split("."), config)
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -93,7 +147,13 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def call(fn: Callable, arguments: Mapping[str, Any], *args: Any, where: str) -> Any:
+def call(
+    fn: Callable,
+    arguments: Mapping[str, Any],
+    *args: Any,
+    where: str,
+    beside: Sequence[str] = (),
+) -> Any:
     """Calls fn(*args, **arguments), refusing names that its signature lacks.
 
     Args:
@@ -101,6 +161,7 @@ def call(fn: Callable, arguments: Mapping[str, Any], *args: Any, where: str) -> 
         arguments: What the config says.
         *args: Positional arguments that are not the config's business.
         where: The place in the config, such as "config.model", for the message.
+        beside: Further fields of that place, which the caller has taken out already.
 
     Raises:
         ConfigError: If an argument is unknown, or a needed one is missing.
@@ -113,8 +174,8 @@ def call(fn: Callable, arguments: Mapping[str, Any], *args: Any, where: str) -> 
     for name in arguments:
         if name not in known and not open_ended:
             raise ConfigError(
-                f"{where} has no field {name!r}{nearest(name, known)} "
-                f"Its fields: {', '.join(known)}"
+                f"{where} has no field {name!r}{nearest(name, [*known, *beside])} "
+                f"Its fields: {', '.join([*known, *beside])}"
             )
     try:
         signature.bind(*args, **arguments)
@@ -171,16 +232,27 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def phases(config: ConfigDict) -> list[ConfigDict]:
     """One complete config for each phase of training, in order.
 
+    A path names a field, as "data.batch_size" does; a whole section may be given too.
+
     Raises:
-        ConfigError: If an override names a field that the config lacks.
+        ConfigError: If an override names a field that the config lacks, or is none.
     """
     result = []
     for overrides in config.phases or ({},):
+        if not isinstance(overrides, Mapping):
+            raise ConfigError(
+                "config.phases must hold one dict of overrides for each phase, such as "
+                f"{{'num_steps': 10}}, got {overrides!r}"
+            )
         phase = config.copy_and_resolve_references()
         for path, value in overrides.items():
+            if isinstance(value, Mapping) and path not in OPEN:
+                value = flatten(value, f"{path}.")
+            else:
+                value = {path: value}
             try:
-                phase.update_from_flattened_dict({path: value})
-            except (KeyError, AttributeError, TypeError) as error:
+                phase.update_from_flattened_dict(value)
+            except (KeyError, AttributeError, TypeError, ValueError) as error:
                 raise ConfigError(f"config.phases: {path!r}: {error}") from None
         result.append(phase)
     return result

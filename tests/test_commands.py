@@ -90,6 +90,9 @@ def test_image_i_depends_on_the_seed_and_i_alone(workdir, tmp_path):
         (["--step=1"], "no checkpoint of step 1"),
         (["--step=best"], "best_metric"),
         (["--sampler.num_steps=0"], "num_steps"),
+        (["--sampler.num_steps=2.5"], "a whole number or None, got 2.5"),
+        (["--sampler.eta=abc"], "a number, got 'abc'"),
+        (["--sampler.clip=yes"], "True or False, got 'yes'"),
     ],
 )
 def test_sampling_errors_say_what_to_change(workdir, tmp_path, flags, words):
@@ -127,8 +130,10 @@ def test_the_same_command_again_says_finished(workdir):
     "flags, words",
     [
         (["--config.data.batch_size=16"], "batch_size: 8 there, 16 here"),
-        (["--config.num_stepz=16"], "num_steps"),
-        (["--config=configs/ddpm_digits.py:tin"], "did you mean 'tiny'"),
+        (["--config.num_stepz=16"], "did you mean 'num_steps'"),
+        (["--config.data.bath_size=16"], "did you mean 'data.batch_size'"),
+        (["--config.model.network.featurs=16"], "did you mean 'features'"),
+        (["--config.optimizers.denoiser.clip_nrom=1.0"], "did you mean 'clip_norm'"),
     ],
 )
 def test_training_errors_say_what_to_change(workdir, flags, words):
@@ -139,6 +144,26 @@ def test_training_errors_say_what_to_change(workdir, flags, words):
         *flags,
     )
     assert done.returncode == 1 and words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_misspelt_variant_is_refused(workdir):
+    words = ["train.py", "--config=configs/ddpm_digits.py:tin", f"--workdir={workdir}"]
+    done = command(*words)
+    assert done.returncode == 1 and "did you mean 'tiny'" in done.stderr
+
+
+def test_fields_that_the_recipe_leaves_out_can_be_set(tmp_path):
+    done = command(
+        "train.py", "--config=configs/ddpm_digits.py:tiny", f"--workdir={tmp_path}",
+        "--config.model.network.dropout=0.25", "--config.sampler.eta=0.5",
+        "--config.optimizers.denoiser.clip_norm=1.0", "--config.sample_every=0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model"]["network"]["dropout"] == 0.25
+    assert saved["sampler"]["eta"] == 0.5
+    assert saved["optimizers"]["denoiser"]["clip_norm"] == 1.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

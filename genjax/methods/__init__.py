@@ -15,18 +15,13 @@ def load(config: ConfigDict) -> Method:
     Raises:
         ConfigError: If there is no such method, with the nearest name.
     """
-    name = f"genjax.methods.{config.method}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
-        known = names()
+    known = names()
+    if config.method not in known:
         raise ConfigError(
             f"config.method: no method {config.method!r}"
             f"{nearest(config.method, known)} Methods: {', '.join(known)}"
-        ) from None
-    return module.make(config)
+        )
+    return importlib.import_module(f"genjax.methods.{config.method}").make(config)
 
 
 def names() -> list[str]:

@@ -1,5 +1,6 @@
 """Optax optimisers from the config."""
 
+import inspect
 from typing import Any
 
 import optax
@@ -33,7 +34,7 @@ def learning_rate_schedule(
     main = {
         "constant": lambda n: optax.constant_schedule(learning_rate),
         "cosine": lambda n: optax.cosine_decay_schedule(
-            learning_rate, n, end_value / learning_rate
+            learning_rate, n, end_value / learning_rate if learning_rate else 0.0
         ),
         "linear": lambda n: optax.linear_schedule(learning_rate, end_value, n),
     }
@@ -52,9 +53,9 @@ def learning_rate_schedule(
 
 
 def make(
-    name: str,
     num_updates: int,
     *,
+    name: str,
     learning_rate: float,
     schedule: str = "constant",
     warmup_steps: int = 0,
@@ -66,8 +67,8 @@ def make(
     """The optimiser of one player, and its learning rate as a function of updates.
 
     Args:
-        name: "adam", "adamw", "sgd" or "rmsprop".
         num_updates: Updates the player will make; where a schedule ends by default.
+        name: "adam", "adamw", "sgd" or "rmsprop".
         learning_rate: See `learning_rate_schedule`, as for the next four.
         schedule: Its shape.
         warmup_steps: Its rise.
@@ -75,7 +76,18 @@ def make(
         end_value: Its last value.
         clip_norm: Gradients with a larger global norm are scaled down to it.
         **kwargs: For the optax function, such as b1, b2, eps, weight_decay, momentum.
+
+    Raises:
+        ConfigError: For an unknown name, or a number out of range.
     """
+    numbers = dict(learning_rate=learning_rate, end_value=end_value)
+    numbers.update(warmup_steps=warmup_steps, clip_norm=clip_norm or 0)
+    for field, value in numbers.items():
+        if not isinstance(value, (int, float)) or value < 0:
+            raise ConfigError(
+                f"config.optimizers.<player>.{field} must be a number from 0 on, "
+                f"got {value!r}"
+            )
     factory = choose(OPTIMIZERS, name, "config.optimizers.<player>.name")
     rate = learning_rate_schedule(
         learning_rate,
@@ -84,8 +96,9 @@ def make(
         num_updates if decay_steps is None else decay_steps,
         end_value,
     )
-    where = f"config.optimizers.<player> (beside those of the schedule, {name!r})"
-    tx = call(factory, kwargs, rate, where=where)
+    own = [p for p in inspect.signature(make).parameters if p != "num_updates"]
+    where = f"config.optimizers.<player> ({name!r})"
+    tx = call(factory, kwargs, rate, where=where, beside=own[:-1])
     if clip_norm is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
     return tx, rate

@@ -29,6 +29,8 @@ def test_constant_after_warmup():
         (dict(name="adamm", learning_rate=1.0), "'adam'"),
         (dict(name="adam", learning_rate=1.0, bb1=0.5), "'b1'"),
         (dict(name="adam", learning_rate=1.0, schedule="cosin"), "'cosine'"),
+        (dict(name="adam", learning_rate=-1.0), "from 0 on, got -1.0"),
+        (dict(name="adam", learning_rate=1.0, clip_norm="x"), "clip_norm"),
         (dict(name="sgd", learning_rate=1.0, schedule="linear", warmup_steps=9), "9"),
     ],
 )

@@ -34,7 +34,7 @@ def setup(players, *, rate=0.1, accumulate=1, ema=(), decay=0.9, warmup=False):
         return params, {"seen": jnp.int32(0)}
 
     method = Method(init=init, players=tuple(players))
-    made = {p.name: make_optimizer("sgd", 10, learning_rate=rate) for p in players}
+    made = {p.name: make_optimizer(10, name="sgd", learning_rate=rate) for p in players}
     optimizers = {name: tx for name, (tx, _) in made.items()}
     rates = {name: rate for name, (_, rate) in made.items()}
     state = create(method, optimizers, config.ema.networks, jax.random.key(0), {})
@@ -120,7 +120,7 @@ def test_each_step_and_update_draws_its_own_noise():
 
 def test_the_optimizer_is_optax():
     """Adam, twice on one gradient, against optax called directly."""
-    made = make_optimizer("adam", 10, learning_rate=0.1, b1=0.5, clip_norm=0.25)[0]
+    made = make_optimizer(10, name="adam", learning_rate=0.1, b1=0.5, clip_norm=0.25)[0]
     tx = optax.chain(optax.clip_by_global_norm(0.25), optax.adam(0.1, b1=0.5))
     w = {"w": jnp.array([3.0, -4.0])}
     a, b = made.init(w), tx.init(w)

@@ -368,8 +368,17 @@ def make_sampler(
         guidance_scale: See `Sampler`.
 
     Raises:
-        ConfigError: For an unknown name, or numbers out of range.
+        ConfigError: For an unknown name, or values of another type or out of range.
     """
+    kinds = {
+        "num_steps": (num_steps, (int, type(None)), "a whole number or None"),
+        "eta": (eta, (int, float), "a number"),
+        "clip": (clip, bool, "True or False"),
+        "guidance_scale": (guidance_scale, (int, float), "a number"),
+    }
+    for field, (value, kind, wanted) in kinds.items():
+        if not isinstance(value, kind):
+            raise ConfigError(f"sampler.{field} must be {wanted}, got {value!r}")
     if name not in ("ddpm", "ddim"):
         raise ConfigError(f"sampler.name must be 'ddpm' or 'ddim', got {name!r}")
     variance = variance or denoiser.variance
