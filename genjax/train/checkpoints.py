@@ -1,5 +1,6 @@
 """Orbax checkpoints: one step folder holds weights, optimisers, position and config."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,10 @@ class Checkpoints:
         if options.keep_period:
             keep.append(EveryNSteps(interval_steps=options.keep_period))
         if name := options.best_metric:
+            worst = math.inf if options.best_mode == "min" else -math.inf
 
             def best_fn(metrics: Mapping[str, float]) -> float:
-                return metrics[name]
+                return metrics.get(name, worst)  # An older one may lack it.
 
             best = BestN(
                 get_metric_fn=best_fn,
@@ -212,7 +214,8 @@ def find_step(manager: ocp.CheckpointManager, step: int | str) -> int:
             ) from None
     options = restore_json(manager, manager.latest_step(), "config")["checkpoint"]
     name = options["best_metric"]
-    values = {s: m[name] for s in manager.all_steps() if (m := manager.metrics(s))}
+    measured = {s: manager.metrics(s) or {} for s in manager.all_steps()}
+    values = {s: metrics[name] for s, metrics in measured.items() if name in metrics}
     if not values:
         raise ConfigError(
             f"no checkpoint in {manager.directory} was measured: "

@@ -79,6 +79,8 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         TrainingDivergedError: After config.max_bad_steps non-finite steps in a row.
     """
     stages = build(config)
+    for phase in stages:
+        check_best(phase)
     given, workdir = workdir, claim(workdir, stages[0].config)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     latest = checkpoints.latest_step()
@@ -122,6 +124,28 @@ def say(line: str) -> None:
         print(line, file=sys.stderr)
 
 
+def check_best(phase: Phase) -> None:
+    """Looks for config.checkpoint.best_metric among what the phase will measure.
+
+    Raises:
+        ConfigError: If it is not there, with what is.
+    """
+    best, names = phase.config.checkpoint.best_metric, []
+    if not best:
+        return
+    if phase.config.eval_every and phase.dataset.test is not None:
+        losses = evaluation.make_losses(phase.method, phase.mesh)
+        state, (key, batch) = abstract_state(phase), example(phase)
+        shapes = jax.eval_shape(losses, state.params, state.model_state, batch, key)
+        names = [f"test/{name}" for name in shapes]
+    if best not in names:
+        raise ConfigError(
+            f"config.checkpoint.best_metric={best!r} is not measured"
+            f"{nearest(best, names)} With config.eval_every="
+            f"{phase.config.eval_every} there are: {names}"
+        )
+
+
 class Runner:
     """The steps of one phase."""
 
@@ -139,25 +163,6 @@ class Runner:
             num = min(self.config.eval_examples, len(phase.dataset.test))
             evaluation.check_size(num, phase.mesh)
             self.losses = evaluation.make_losses(phase.method, phase.mesh)
-        self.check_best()
-
-    def check_best(self) -> None:
-        """Looks for config.checkpoint.best_metric among what will be measured.
-
-        Raises:
-            ConfigError: If it is not there, with what is.
-        """
-        best, names = self.config.checkpoint.best_metric, []
-        if self.losses:
-            state, (key, batch) = abstract_state(self.phase), example(self.phase)
-            args = state.params, state.model_state, batch, key
-            names = [f"test/{name}" for name in jax.eval_shape(self.losses, *args)]
-        if best and best not in names:
-            raise ConfigError(
-                f"config.checkpoint.best_metric={best!r} is not measured"
-                f"{nearest(best, names)} With config.eval_every="
-                f"{self.config.eval_every} there are: {names}"
-            )
 
     def run(
         self, state: TrainState, batches: Iterator[Any], stop: StopRequest
@@ -196,7 +201,7 @@ class Runner:
                     self.log(step, window, seen, since, state, bar)
                     window, seen, since = [], [], time.monotonic()
                 pause = time.monotonic()
-                self.at_intervals(state, step, batches, last=last, stopped=stopped)
+                self.at_intervals(state, step, batches, last=last)
                 since += time.monotonic() - pause  # Throughput is that of training.
         return state, step == self.phase.end
 
@@ -229,11 +234,12 @@ class Runner:
         Raises:
             TrainingDivergedError: If too many steps in a row were bad.
         """
-        rows, bad_steps, skipped = jax.device_get(
-            (window, state.bad_steps, state.skipped)
-        )
+        rows, skipped = jax.device_get((window, state.skipped))
+        diverged: list[tuple[int, np.ndarray]] = []
         for entry, row in zip(seen, rows, strict=True):
             self.bad = [*self.bad, entry] if row["bad"] else []
+            if len(self.bad) >= self.config.max_bad_steps:
+                diverged = self.bad
         good = [row for row in rows if not row["bad"]]
         means = {
             name: float(np.mean([r[name] for r in good])) for name in rows[0] if good
@@ -243,20 +249,18 @@ class Runner:
         images //= self.config.accumulate
         means["images_per_second"] = images / (time.monotonic() - since)
         means["skipped_steps"] = float(skipped)
-        if jax.process_index() == 0:
-            self.writer.scalars(step, means)
+        self.writer.scalars(step, means)
         shown = {k.split("/")[0]: v for k, v in means.items() if k.endswith("/loss")}
         bar.set_postfix(
             {name: f"{value:.4f}" for name, value in shown.items()},
             images_per_s=f"{means['images_per_second']:.0f}",
             refresh=False,
         )
-        if bad_steps >= self.config.max_bad_steps:
-            origin, (first, index) = self.phase.dataset.train.origin, self.bad[0]
+        if diverged:
+            origin, (first, index) = self.phase.dataset.train.origin, diverged[0]
             raise TrainingDivergedError(
-                f"{bad_steps} steps in a row up to step {step} had a non-finite loss, "
-                f"gradient or model state (config.max_bad_steps="
-                f"{self.config.max_bad_steps}). "
+                f"{len(diverged)} steps in a row had a non-finite loss, gradient or "
+                f"model state (config.max_bad_steps={self.config.max_bad_steps}). "
                 "Their updates were skipped; the last checkpoint is of step "
                 f"{self.checkpoints.latest_step()}. The first was step {first}, on "
                 f"{', '.join(map(origin, np.ravel(index)[:16]))} ... A lower "
@@ -264,11 +268,14 @@ class Runner:
             )
 
     def at_intervals(
-        self, state: TrainState, step: int, batches: Any, *, last: bool, stopped: bool
+        self, state: TrainState, step: int, batches: Any, *, last: bool
     ) -> None:
-        """Evaluates, saves and draws, each in its own rhythm and at the end."""
+        """Evaluates, saves and draws, each in its own rhythm and at the end.
+
+        `last` says that no step follows, be it for the end or for a signal.
+        """
         config, metrics = self.config, None
-        final = last and not stopped
+        final = step == self.phase.end
         if self.losses and (final or step % config.eval_every == 0):
             metrics = self.evaluate(state, step)
         if last or metrics or step % config.checkpoint.every == 0:
@@ -289,8 +296,7 @@ class Runner:
             seed=self.config.seed,
         )
         metrics = {f"test/{name}": entry["value"] for name, entry in results.items()}
-        if jax.process_index() == 0:
-            self.writer.scalars(step, metrics)
+        self.writer.scalars(step, metrics)
         return metrics
 
     def save(
@@ -327,8 +333,7 @@ class Runner:
             num=self.config.num_samples,
             cond=self.cond,
         )
-        if jax.process_index() == 0:
-            self.writer.grid(step, samples)
+        self.writer.grid(step, samples)
 
 
 def progress_bar(phase: Phase, step: int) -> tqdm:

@@ -14,7 +14,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ml_collections import ConfigDict
 
 from genjax import data, methods
-from genjax.config import ConfigError, call, phases
+from genjax.config import ConfigError, call, check, phases
 from genjax.train import optimizers, sharding
 from genjax.train.checkpoints import load_weights
 from genjax.train.state import TrainState, carry_over, check_names, create
@@ -87,16 +87,27 @@ def build(config: ConfigDict) -> list[Phase]:
     """
     result, start = [], 0
     for index, phase in enumerate(phases(config)):
+        check(phase)
         phase, dataset = resolve(phase)
         mesh = sharding.make_mesh(phase)
         sharding.check_batch(phase, mesh)
+        sharding.check_rules(phase.sharding_rules, mesh)
         method = methods.load(phase)
         check_names(method, phase)
+        if method.players and not phase.num_steps:
+            raise ConfigError("config.num_steps must be at least 1 to train, got 0")
+        if index and not method.players:
+            raise ConfigError(
+                f"phase {index} of config.phases trains nothing ({phase.method!r}): "
+                "give it a workdir of its own, with this one in config.init_from"
+            )
         sources_of(phase)
         made = {
-            player.name: optimizers.make(
-                num_updates=phase.num_steps * player.steps,
-                **phase.optimizers[player.name],
+            player.name: call(
+                optimizers.make,
+                phase.optimizers[player.name],
+                phase.num_steps * player.steps,
+                where=f"config.optimizers.{player.name}",
             )
             for player in method.players
         }
@@ -174,7 +185,9 @@ def example(phase: Phase) -> tuple[Array, dict[str, Array]]:
 
 
 def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
-    """A fresh state, with what `previous` and config.init_from bring.
+    """A fresh state, with what config.init_from and `previous` bring.
+
+    What an earlier phase has trained counts, where both have it.
 
     Raises:
         ConfigError: If an array of a frozen network would stay random.
@@ -188,15 +201,15 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
     )
     state = init(*example(phase))
     sources = []
+    for source in sources_of(phase.config):
+        weights = load_weights(source.workdir, source.step, phase.mesh)
+        average = weights.averaged()
+        sources.append((average, average, weights.model_state, source.rename))
     if previous is not None:
         state = state.replace(step=previous.step)
         sources.append(
             ({**previous.params}, previous.ema_params, previous.model_state, None)
         )
-    for source in sources_of(phase.config):
-        weights = load_weights(source.workdir, source.step, phase.mesh)
-        average = weights.averaged()
-        sources.append((average, average, weights.model_state, source.rename))
     owned = {name for player in phase.method.players for name in player.networks}
     frozen = {name: net for name, net in state.params.items() if name not in owned}
     fresh = {keystr(path) for path, _ in tree_leaves_with_path(frozen)}

@@ -42,7 +42,9 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
     # A run that saved no checkpoint has nothing that another config could spoil.
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         found = differences(json.loads(path.read_text()), new)
-        hard = {k: v for k, v in found.items() if not k.startswith(SOFT)}
+        # With phases, other lengths would move what is done into another phase.
+        soft = [k for k in SOFT if k != "num_steps" or not config.phases]
+        hard = {k: v for k, v in found.items() if not k.startswith(tuple(soft))}
         if hard:
             lines = [
                 f"  {k}: {old} there, {now} here" for k, (old, now) in hard.items()
@@ -57,7 +59,9 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(new, indent=1) + "\n")
+            part = path.with_suffix(".part")  # Other processes may be reading.
+            part.write_text(json.dumps(new, indent=1) + "\n")
+            part.replace(path)
         except OSError as error:
             raise ConfigError(
                 f"--workdir={workdir} cannot be written: {error}"

@@ -13,7 +13,7 @@ import pytest
 from configs.ddpm_digits import get_config
 from genjax import data, methods
 from genjax.config import ConfigError
-from genjax.train import checkpoints, loop, phases
+from genjax.train import checkpoints, evaluation, loop, phases
 from genjax.types import Player
 
 
@@ -165,6 +165,15 @@ def test_non_finite_steps_in_a_row_end_the_run_and_name_the_examples(
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(weights.averaged()))
 
 
+def test_non_finite_steps_between_two_log_lines_end_the_run_too(
+    config, tmp_path, monkeypatch
+):
+    poison(monkeypatch, {2, 3, 4})
+    config.max_bad_steps, config.log_every = 3, 8
+    with pytest.raises(loop.TrainingDivergedError, match=r"3 steps in a row.*step 2"):
+        loop.train(config, tmp_path)
+
+
 def test_a_few_non_finite_steps_are_skipped_and_counted(config, tmp_path, monkeypatch):
     poison(monkeypatch, {3, 5})
     assert loop.train(config, tmp_path)
@@ -222,6 +231,47 @@ def test_init_from_brings_trained_weights(config, tmp_path):
         assert all(jax.tree.leaves(same))
 
 
+def test_a_phase_goes_on_from_the_one_before_not_from_init_from(config, tmp_path):
+    config.num_steps = 1
+    config.optimizers.denoiser.update(warmup_steps=0, schedule="constant")
+    loop.train(config, tmp_path / "teacher")
+    config.init_from = ({"workdir": str(tmp_path / "teacher")},)
+    config.phases = ({}, {"num_steps": 1, "optimizers.denoiser.learning_rate": 0.0})
+    config.checkpoint.every = 1
+    loop.train(config, tmp_path / "student")
+    teacher = checkpoints.load_weights(tmp_path / "teacher").averaged()
+    first, last = (
+        checkpoints.load_weights(tmp_path / "student", step).params for step in (1, 2)
+    )
+    jax.tree.map(np.testing.assert_array_equal, first, last)
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), teacher, last)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_lengths_of_phases_cannot_change_in_a_started_run(config, tmp_path):
+    config.num_steps, config.phases = 2, ({}, {"num_steps": 1})
+    loop.train(config, tmp_path)
+    config.num_steps = 1
+    with pytest.raises(ConfigError, match="num_steps: 2 there, 1 here"):
+        loop.train(config, tmp_path)
+
+
+def test_a_signal_at_the_last_step_leaves_nothing_undone(config, tmp_path, monkeypatch):
+    config.num_steps, config.eval_every, config.sample_every = 2, 100, 100
+    config.checkpoint.best_metric = "test/denoiser/loss"
+    seen = loop.StopRequest.seen
+
+    def at_the_end(self, checkpoints, step):
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return seen(self, checkpoints, step)
+
+    monkeypatch.setattr(loop.StopRequest, "seen", at_the_end)
+    assert loop.train(config, tmp_path)
+    assert (tmp_path / "samples" / "00000002.png").exists()
+    assert checkpoints.load_weights(tmp_path, "best").step == 2
+
+
 @pytest.mark.parametrize(
     "entry, message",
     [
@@ -234,13 +284,6 @@ def test_bad_entry_of_init_from_is_refused(config, tmp_path, entry, message):
     config.init_from = (entry,)
     with pytest.raises(ConfigError, match=message):
         loop.train(config, tmp_path)
-
-
-def test_an_evaluation_of_nothing_is_refused_before_training(config, tmp_path):
-    config.eval_every, config.eval_examples = 1, 0
-    with pytest.raises(ConfigError, match="an evaluation needs an example for each"):
-        loop.train(config, tmp_path)
-    assert not (tmp_path / "metrics.jsonl").exists() or not lines(tmp_path)
 
 
 def test_frozen_network_that_is_filled_in_part_is_refused(config, tmp_path):
@@ -298,7 +341,7 @@ def test_an_unknown_best_metric_is_refused_before_training(
     config.checkpoint.best_metric, config.eval_every = best, every
     with pytest.raises(ConfigError, match="is not measured"):
         loop.train(config, tmp_path)
-    assert not (tmp_path / "metrics.jsonl").read_text()
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -311,10 +354,30 @@ def test_bfloat16_computes_and_keeps_float32_weights(config, tmp_path, accumulat
 
 
 def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
+    """A decay of one keeps them where they began; the rate takes the others far off."""
     config.num_steps, config.eval_every, config.eval_examples = 2, 2, 20
+    config.ema.update(decay=1.0, warmup=False)
+    config.optimizers.denoiser = dict(name="sgd", learning_rate=0.5)
     loop.train(config, tmp_path)
     (value,) = [x["test/denoiser/loss"] for x in lines(tmp_path) if len(x) == 3]
-    assert 0.5 < value < 2  # An untrained eps prediction of 0 has loss 1.
+    (phase,) = phases.build(config)
+    weights = checkpoints.load_weights(tmp_path)
+    losses = evaluation.make_losses(phase.method, phase.mesh)
+    averaged, raw = (
+        evaluation.over_split(
+            losses,
+            params,
+            {},
+            phase.dataset.test,
+            mesh=phase.mesh,
+            batch_size=8,
+            num_examples=20,
+            seed=config.seed,
+        )["denoiser/loss"]["value"]
+        for params in (weights.averaged(), weights.params)
+    )
+    assert value == pytest.approx(averaged, rel=1e-5)
+    assert abs(raw - averaged) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -329,6 +392,16 @@ def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
         ({"optimizers.denoiser.bb1": 0.5}, "'b1'"),
         ({"ema.networks": ("unet",)}, "denoiser"),
         ({"mesh.fsdp": 3}, "devices"),
+        ({"method": "diffusion._gaussian"}, "diffusion.ddpm"),
+        ({"num_steps": 0}, "at least 1 to train"),
+        ({"log_every": 0}, "config.log_every must be at least 1, got 0"),
+        ({"checkpoint.best_mode": "mim"}, "did you mean 'min'"),
+        ({"ema.decay": 1.5}, "at most 1"),
+        ({"optimizers.denoiser": {"name": "adam"}}, "learning_rate"),
+        ({"sharding_rules": ((".*", "larges"),)}, "neither 'largest' nor a tuple"),
+        ({"sharding_rules": (("(", "largest"),)}, "pairs"),
+        ({"phases": (5,)}, "one dict of overrides"),
+        ({"phases": ({"data": {"bath_size": 4}},)}, "bath_size"),
     ],
 )
 def test_errors_come_before_any_compilation(config, tmp_path, change, words):
