@@ -121,6 +121,11 @@ def check(config: ConfigDict) -> None:
         if isinstance(base.get(name), ConfigDict) and name not in OPEN:
             known = [f"{name}.{field}" for field in base[name]]
             found = [f"{name}.{field}" for field in config[name]]
+            if missing := [field for field in known if field not in found]:
+                raise ConfigError(
+                    f"config.{missing[0]} is not there: change single fields, as with "
+                    f"config.{name}.update(...), and leave the others"
+                )
         if unknown := [field for field in found if field not in known]:
             raise ConfigError(
                 f"config has no field {unknown[0]!r}{nearest(unknown[0], known)} "

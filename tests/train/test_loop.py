@@ -394,6 +394,7 @@ def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
         ({"mesh.fsdp": 3}, "devices"),
         ({"method": "diffusion._gaussian"}, "diffusion.ddpm"),
         ({"num_steps": 0}, "at least 1 to train"),
+        ({"checkpoint": {"every": 5}}, "config.checkpoint.best_metric is not there"),
         ({"log_every": 0}, "config.log_every must be at least 1, got 0"),
         ({"checkpoint.best_mode": "mim"}, "did you mean 'min'"),
         ({"ema.decay": 1.5}, "at most 1"),
