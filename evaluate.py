@@ -43,7 +43,8 @@ def main(args: argparse.Namespace) -> None:
     runtime.start()
     mesh = all_devices()
     weights = load_weights(args.workdir, args.step, mesh)
-    config = weights.config
+    config = weights.config.unlock()
+    config.sampler = {}  # Nothing is drawn.
     method = methods.load(config)
     source = getattr(data.load(config.data), args.split)
     if source is None:

@@ -133,7 +133,7 @@ def check(config: ConfigDict) -> None:
             )
     for path, minimum in MINIMA.items():
         value = get(config, path)
-        if value < minimum:
+        if not isinstance(value, (int, float)) or value < minimum:
             raise ConfigError(f"config.{path} must be at least {minimum}, got {value}")
     if config.ema.decay > 1:
         raise ConfigError(f"config.ema.decay must be at most 1, got {config.ema.decay}")
@@ -169,7 +169,8 @@ def call(
         beside: Further fields of that place, which the caller has taken out already.
 
     Raises:
-        ConfigError: If an argument is unknown, or a needed one is missing.
+        ConfigError: If an argument is unknown, a needed one is missing, or one that is
+            True or False is something else.
     """
     signature = inspect.signature(fn)
     parameters = list(signature.parameters.values())[len(args) :]
@@ -182,6 +183,10 @@ def call(
                 f"{where} has no field {name!r}{nearest(name, [*known, *beside])} "
                 f"Its fields: {', '.join([*known, *beside])}"
             )
+    for p in parameters:
+        value = arguments.get(p.name, p.default)
+        if isinstance(p.default, bool) and not isinstance(value, bool):
+            raise ConfigError(f"{where}.{p.name} must be True or False, got {value!r}")
     try:
         signature.bind(*args, **arguments)
     except TypeError as error:
@@ -237,7 +242,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def phases(config: ConfigDict) -> list[ConfigDict]:
     """One complete config for each phase of training, in order.
 
-    A path names a field, as "data.batch_size" does; a whole section may be given too.
+    A path names a field, as "data.batch_size" does, or a section: a dict changes the
+    fields it names, but takes the place of all of "model", "sampler", an optimiser and
+    what lies in them.
 
     Raises:
         ConfigError: If an override names a field that the config lacks, or is none.
@@ -251,7 +258,7 @@ def phases(config: ConfigDict) -> list[ConfigDict]:
             )
         phase = config.copy_and_resolve_references()
         for path, value in overrides.items():
-            if isinstance(value, Mapping) and path not in OPEN:
+            if isinstance(value, Mapping) and path.split(".")[0] not in OPEN:
                 value = flatten(value, f"{path}.")
             else:
                 value = {path: value}

@@ -133,12 +133,21 @@ def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in walk:
         real = os.path.realpath(parent)
         # Sorted, so that of two ways to one folder the same is taken every time.
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = sorted(
+            f
+            for f in folders
+            if not f.startswith(".") and not _leads_back(Path(parent, f), folder)
+        )
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _leads_back(path: Path, folder: Path) -> bool:
+    """Whether a link leads to what is found below the folder by its own name."""
+    return path.is_symlink() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _find(

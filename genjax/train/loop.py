@@ -80,7 +80,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     """
     stages = build(config)
     for phase in stages:
-        check_best(phase)
+        check_evaluation(phase)
     given, workdir = workdir, claim(workdir, stages[0].config)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     latest = checkpoints.latest_step()
@@ -124,16 +124,20 @@ def say(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def check_best(phase: Phase) -> None:
+def check_evaluation(phase: Phase) -> None:
     """Looks for config.checkpoint.best_metric among what the phase will measure.
 
     Raises:
-        ConfigError: If it is not there, with what is.
+        ConfigError: If it is not there, with what is, or if too little is measured.
     """
     best, names = phase.config.checkpoint.best_metric, []
+    measures = phase.config.eval_every and phase.dataset.test is not None
+    if measures:
+        num = min(phase.config.eval_examples, len(phase.dataset.test))
+        evaluation.check_size(num, phase.mesh)
     if not best:
         return
-    if phase.config.eval_every and phase.dataset.test is not None:
+    if measures:
         losses = evaluation.make_losses(phase.method, phase.mesh)
         state, (key, batch) = abstract_state(phase), example(phase)
         shapes = jax.eval_shape(losses, state.params, state.model_state, batch, key)
@@ -156,12 +160,11 @@ class Runner:
         self.draw = self.cond = self.losses = None
         self.finite = jax.jit(all_finite)
         self.bad: list[tuple[int, np.ndarray]] = []  # Bad steps in a row, and examples.
+        self.bad_before = 0  # Such steps before the run was resumed.
         if phase.method.sample is not None and self.config.sample_every:
             self.draw = make_draw(phase.method, phase.mesh, self.config.num_samples)
             self.cond = make_cond(phase.method, self.config, self.config.num_samples)
         if self.config.eval_every and phase.dataset.test is not None:
-            num = min(self.config.eval_examples, len(phase.dataset.test))
-            evaluation.check_size(num, phase.mesh)
             self.losses = evaluation.make_losses(phase.method, phase.mesh)
 
     def run(
@@ -173,6 +176,7 @@ class Runner:
             The state, and whether the end was reached.
         """
         step, config = int(state.step), self.config
+        self.bad_before = int(state.bad_steps)
         if not self.phase.method.players:  # It can only sample: keep what it was given.
             self.save(state, step, batches)
             self.sample(state, step)
@@ -238,7 +242,11 @@ class Runner:
         diverged: list[tuple[int, np.ndarray]] = []
         for entry, row in zip(seen, rows, strict=True):
             self.bad = [*self.bad, entry] if row["bad"] else []
-            if len(self.bad) >= self.config.max_bad_steps:
+            self.bad_before = self.bad_before if row["bad"] else 0
+            if (
+                row["bad"]
+                and self.bad_before + len(self.bad) >= self.config.max_bad_steps
+            ):
                 diverged = self.bad
         good = [row for row in rows if not row["bad"]]
         means = {
@@ -259,9 +267,9 @@ class Runner:
         if diverged:
             origin, (first, index) = self.phase.dataset.train.origin, diverged[0]
             raise TrainingDivergedError(
-                f"{len(diverged)} steps in a row had a non-finite loss, gradient or "
-                f"model state (config.max_bad_steps={self.config.max_bad_steps}). "
-                "Their updates were skipped; the last checkpoint is of step "
+                f"{self.config.max_bad_steps} or more steps in a row had a non-finite "
+                "loss, gradient or model state (config.max_bad_steps). Their updates "
+                "were skipped; the last checkpoint is of step "
                 f"{self.checkpoints.latest_step()}. The first was step {first}, on "
                 f"{', '.join(map(origin, np.ravel(index)[:16]))} ... A lower "
                 "learning_rate, clip_norm or dtype='float32' may help"

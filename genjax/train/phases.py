@@ -187,7 +187,7 @@ def example(phase: Phase) -> tuple[Array, dict[str, Array]]:
 def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
     """A fresh state, with what config.init_from and `previous` bring.
 
-    What an earlier phase has trained counts, where both have it.
+    Where both have a network or an entry of model_state, the earlier phase's counts.
 
     Raises:
         ConfigError: If an array of a frozen network would stay random.

@@ -1,6 +1,7 @@
 """What a command sets up before its first JAX call."""
 
 import os
+from pathlib import Path
 
 import jax
 import platformdirs
@@ -13,14 +14,22 @@ YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 def use_all_cores() -> None:
     """Keeps XLA's CPU backend from YNNPACK, whose convolutions use one core only.
 
-    What remains, Eigen, uses all: see docs/performance.md. XLA ends the process at a
-    flag that it does not know, so this is for versions that were looked at, and a value
-    of the user's in XLA_FLAGS stays. To be called before JAX is first used.
+    What remains, Eigen, uses all. Where there is AVX-512, YNNPACK keeps the sums, which
+    it is faster at: see docs/performance.md. XLA ends the process at a flag that it
+    does not know, so this is for versions that were looked at, and a value of the
+    user's in XLA_FLAGS stays. To be called before JAX is first used.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     known = (0, 9, 2) <= jax.__version_info__ < (0, 13)
     if known and YNNPACK_FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {YNNPACK_FLAG}=".strip()
+        kept = "LIBRARY_FUSION_TYPE_REDUCE" if has_avx512() else ""
+        os.environ["XLA_FLAGS"] = f"{flags} {YNNPACK_FLAG}={kept}".strip()
+
+
+def has_avx512() -> bool:
+    """Whether Linux says that the processor knows AVX-512."""
+    described = Path("/proc/cpuinfo")
+    return described.exists() and "avx512f" in described.read_text()
 
 
 def start() -> None:

@@ -288,10 +288,15 @@ def test_links_in_circles_are_followed_once(tmp_path):
         _save(tmp_path / f"{name}.png", _noise((2, 2)))
     (tmp_path / "ant" / "up").symlink_to(tmp_path)
     (tmp_path / "bee" / "up").symlink_to(tmp_path)
+    (tmp_path / "ant" / "other").symlink_to(tmp_path / "bee")
     (tmp_path / "bee" / "other").symlink_to(tmp_path / "ant")
     data = _load(tmp_path)
     names = [data.train.origin(i) for i in range(len(data.train))]
     assert names == ["ant/a.png", "ant/b.png", "bee/c.png"]
+    outside = tmp_path.parent / "linked"
+    outside.mkdir(exist_ok=True)
+    (outside / "bee").symlink_to(tmp_path / "bee")
+    assert len(_load(outside).train) == 3  # By its link to ant, too.
 
 
 def test_names_need_not_be_unicode(tmp_path):

@@ -170,7 +170,9 @@ def test_non_finite_steps_between_two_log_lines_end_the_run_too(
 ):
     poison(monkeypatch, {2, 3, 4})
     config.max_bad_steps, config.log_every = 3, 8
-    with pytest.raises(loop.TrainingDivergedError, match=r"3 steps in a row.*step 2"):
+    with pytest.raises(
+        loop.TrainingDivergedError, match=r"3 or more steps in a row.*step 2"
+    ):
         loop.train(config, tmp_path)
 
 
@@ -395,6 +397,9 @@ def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
         ({"method": "diffusion._gaussian"}, "diffusion.ddpm"),
         ({"num_steps": 0}, "at least 1 to train"),
         ({"checkpoint": {"every": 5}}, "config.checkpoint.best_metric is not there"),
+        ({"phases": ({"num_steps": None},)}, "num_steps must be at least 0, got None"),
+        ({"model.conditional": "no"}, "must be True or False, got 'no'"),
+        ({"eval_every": 1, "eval_examples": 0}, "eval_examples must be at least 1"),
         ({"log_every": 0}, "config.log_every must be at least 1, got 0"),
         ({"checkpoint.best_mode": "mim"}, "did you mean 'min'"),
         ({"ema.decay": 1.5}, "at most 1"),
