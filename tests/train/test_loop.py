@@ -398,7 +398,7 @@ def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
         ({"num_steps": 0}, "at least 1 to train"),
         ({"checkpoint": {"every": 5}}, "config.checkpoint.best_metric is not there"),
         ({"phases": ({"num_steps": None},)}, "num_steps must be at least 0, got None"),
-        ({"model.conditional": "no"}, "must be True or False, got 'no'"),
+        ({"model.network.scale_shift": "no"}, "must be True or False, got 'no'"),
         ({"eval_every": 1, "eval_examples": 0}, "eval_examples must be at least 1"),
         ({"log_every": 0}, "config.log_every must be at least 1, got 0"),
         ({"checkpoint.best_mode": "mim"}, "did you mean 'min'"),
