@@ -243,10 +243,7 @@ class Runner:
         for entry, row in zip(seen, rows, strict=True):
             self.bad = [*self.bad, entry] if row["bad"] else []
             self.bad_before = self.bad_before if row["bad"] else 0
-            if (
-                row["bad"]
-                and self.bad_before + len(self.bad) >= self.config.max_bad_steps
-            ):
+            if self.bad_before + len(self.bad) >= self.config.max_bad_steps:
                 diverged = self.bad
         good = [row for row in rows if not row["bad"]]
         means = {

@@ -176,6 +176,15 @@ def test_non_finite_steps_between_two_log_lines_end_the_run_too(
         loop.train(config, tmp_path)
 
 
+def test_non_finite_steps_count_on_after_resuming(config, tmp_path, monkeypatch):
+    poison(monkeypatch, {3, 4, 5})
+    config.max_bad_steps, config.num_steps = 3, 5
+    assert loop.train(config, tmp_path)
+    config.num_steps = 8
+    with pytest.raises(loop.TrainingDivergedError, match=r"first was step 5"):
+        loop.train(config, tmp_path)
+
+
 def test_a_few_non_finite_steps_are_skipped_and_counted(config, tmp_path, monkeypatch):
     poison(monkeypatch, {3, 5})
     assert loop.train(config, tmp_path)

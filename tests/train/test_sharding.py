@@ -13,7 +13,7 @@ from PIL import Image
 
 from configs.ddpm_digits import get_config
 from genjax.config import ConfigError, base_config
-from genjax.train import loop, sharding
+from genjax.train import evaluation, loop, sharding
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -154,6 +154,13 @@ def test_the_first_rule_that_matches_decides():
     assert places["a"]["bias"].spec == PartitionSpec(None)
     with pytest.raises(ConfigError, match="does not fit"):
         sharding.state_shardings(state, mesh, (("bias", ("fsdp", "data")),))
+
+
+def test_an_evaluation_needs_an_example_for_each_device():
+    mesh = sharding.make_mesh(base_config())
+    evaluation.check_size(mesh.size, mesh)
+    with pytest.raises(ConfigError, match="an evaluation needs an example"):
+        evaluation.check_size(mesh.size - 1, mesh)
 
 
 def test_the_batch_must_divide():
