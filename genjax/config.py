@@ -1,8 +1,8 @@
 """The generic configuration: every field that is not a method's own, with its default.
 
 A recipe in `configs/` starts from `base_config()` and overrides; `check` refuses a
-misspelt field with the nearest name. `model`, `sampler` and the entries of `optimizers`
-are passed on as keyword arguments, which `call` checks in the same way.
+misspelt field with the nearest name. `model`, `sampler`, `likelihood` and the entries
+of `optimizers` are passed on as keyword arguments, which `call` checks in the same way.
 """
 
 import difflib
@@ -52,6 +52,7 @@ def base_config(variant: str = "") -> ConfigDict:
     config.model = ConfigDict()  # The method's keyword arguments.
     config.optimizers = ConfigDict()  # {player: arguments of train.optimizers.make}.
     config.sampler = ConfigDict()  # The sampler's keyword arguments.
+    config.likelihood = ConfigDict()  # Those of the likelihood's estimate, if any.
     config.accumulate = 1  # Micro-batches that one update averages over.
     config.ema = ConfigDict()
     config.ema.networks = ()  # Networks to keep an average of; it is what samples.
@@ -106,7 +107,8 @@ MINIMA = {  # Of the generic fields that are numbers.
     "mesh.data": -1,
     "mesh.fsdp": 1,
 }
-OPEN = ("model", "optimizers", "sampler")  # Sections whose fields others check.
+# Sections whose fields others check.
+OPEN = ("model", "optimizers", "sampler", "likelihood")
 
 
 def check(config: ConfigDict) -> None:

@@ -8,7 +8,7 @@ from jax import Array
 
 Params = Mapping[str, Any]  # {network: tree of float arrays}
 ModelState = Mapping[str, Any]  # {name: tree of arrays}, changed without a gradient
-Batch = Mapping[str, Array]  # "image" uint8 [B, H, W, C], "label" int32 [B], ...
+Batch = Mapping[str, Array]  # "image" uint8 [B, H, W, C] or "point" float32 [B, D], ...
 Metrics = Mapping[str, Array]  # {name: scalar}
 
 
@@ -56,12 +56,17 @@ class Method:
         players: In playing order. A network that no player owns is frozen; without
             players the method can only sample.
         sample: (params, model_state, keys [N], cond) -> float images [N, H, W, C] in
-            [-1, 1]. Image i depends on keys[i] and the i-th entries of cond alone.
-        log_likelihood: (params, model_state, key, batch) -> (nats [B], parts), where
-            parts {name: nats [B]} sum to minus the first (the terms of a bound).
+            [-1, 1], or float points [N, D] where the data are points. Image i depends
+            on keys[i] and the i-th entries of cond alone.
+        log_likelihood: (params, model_state, key, batch, **config.likelihood) ->
+            (nats [B], parts), where parts {name: nats [B]} sum to minus the first (the
+            terms of a bound). Keyword arguments say how it is estimated.
         bound: log_likelihood is a lower bound, not exact.
-        encode: (params, model_state, key, batch) -> latents [B, ...].
+        encode: (params, model_state, key, batch) -> latents [B, ...]; where there is
+            a distribution of them its mean, so that the latents serve as features.
         decode: (params, model_state, latents, cond) -> images as from `sample`.
+        prior: (params, model_state, keys [N], cond) -> latents [N, ...] such as
+            `sample` decodes.
         cond: Batch entries that `sample` and `decode` need, such as "label".
     """
 
@@ -72,4 +77,5 @@ class Method:
     bound: bool = False
     encode: Callable[..., Array] | None = None
     decode: Callable[..., Array] | None = None
+    prior: Callable[..., Array] | None = None
     cond: tuple[str, ...] = ()

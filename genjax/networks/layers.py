@@ -15,6 +15,25 @@ from genjax.networks.convolution import upsample_nearest
 
 Dtype = Any
 zeros = nn.initializers.zeros
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.2),
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The elementwise function of that name.
+
+    Raises:
+        ValueError: If there is none, with those that there are.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"activation must be one of {sorted(ACTIVATIONS)}, got {name!r}"
+        )
+    return ACTIVATIONS[name]
 
 
 def num_groups(features: int) -> int:
@@ -121,6 +140,44 @@ class Conv(nn.Module):
             x.shape[1:3], self.kernel_size, self.strides, self.padding
         )
         return convolution.direct_conv(self.strides, tuple(pads))(x, kernel)
+
+
+class ConvTranspose(nn.Module):
+    """Transposed (fractionally strided) convolution: the transpose of a strided `Conv`.
+
+    The output is `strides` times as large as the input. Its gradients stay fast on
+    CPUs inside a loop, as those of `networks.convolution.direct_conv`.
+
+    Attributes:
+        features: Channels out.
+        kernel_size: Of the strided convolution that this transposes.
+        strides: Factors of height and width.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (4, 4)
+    strides: tuple[int, int] = (2, 2)
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    bias_init: Callable = zeros
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps x [B, H, W, C] to [B, strides * H, strides * W, features]."""
+        shape = (*self.kernel_size, self.features, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        b, h, w, _ = x.shape
+        sides = (h * self.strides[0], w * self.strides[1])
+        pads = jax.lax.padtype_to_pads(sides, self.kernel_size, self.strides, "SAME")
+        conv = convolution.direct_conv(self.strides, tuple(pads))
+        large = jax.ShapeDtypeStruct((b, *sides, self.features), x.dtype)
+        (y,) = jax.linear_transpose(lambda image: conv(image, kernel), large)(x)
+        return y if bias is None else y + bias
 
 
 def group_norm(

@@ -220,3 +220,35 @@ def test_dropout_is_the_only_difference_of_training():
         rngs = {"dropout": jax.random.key(1)}
         moving = block.apply(params, x, emb, train=True, rngs=rngs)
         assert bool(jnp.array_equal(still, moving)) == equal
+
+
+@pytest.mark.parametrize(("kernel_size", "padding"), [(4, 1), (5, 2)])
+def test_transposed_convolution_equals_torchs(kernel_size, padding):
+    """torch's kernel is [in, out, h, w]; an odd one needs one row more at the end.
+
+    For 5 x 5, the strided convolution pads one row before and two after, torch's two
+    before and one after once `output_padding` is 1: so both ends are cut by hand.
+    """
+    torch = pytest.importorskip("torch", reason="compares to torch's layer")
+    x = normal(2, 3, 5, 6)
+    module = layers.ConvTranspose(4, (kernel_size, kernel_size))
+    variables = module.init(jax.random.key(0), x)
+    kernel = np.asarray(variables["params"]["kernel"])  # [h, w, out, in]
+    assert kernel.shape == (kernel_size, kernel_size, 4, 6)
+    y = torch.nn.functional.conv_transpose2d(
+        torch.tensor(x).permute(0, 3, 1, 2),
+        torch.tensor(kernel).permute(3, 2, 0, 1),
+        stride=2,
+    )
+    before = padding if kernel_size == 4 else 1
+    y = y[:, :, before : before + 6, before : before + 10].permute(0, 2, 3, 1)
+    ours = module.apply(variables, x)
+    assert ours.shape == (2, 6, 10, 4)
+    np.testing.assert_allclose(ours, y, atol=1e-5)
+    check_grads(module.apply, (variables, x), order=2, modes=("rev",), rtol=0.02)
+
+
+def test_an_activation_has_a_known_name():
+    np.testing.assert_allclose(layers.activation("leaky_relu")(-1.0), -0.2)
+    with pytest.raises(ValueError, match="relu"):
+        layers.activation("rellu")

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from genjax import images, processes, schedules
 from genjax.config import ConfigError, call, compute_dtype
 from genjax.losses import diffusion as losses
+from genjax.methods._inputs import classes, image_shape
 from genjax.networks.attention import split_heads
 from genjax.networks.classifier import NoisyClassifier
 from genjax.networks.unet import Trunk, UNet, check_image_size
@@ -260,27 +261,6 @@ def make_alphas_cumprod(schedule: Mapping[str, Any]) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.model.schedule: {error}") from None
     return schedules.alphas_cumprod(betas)
-
-
-def image_shape(config: ConfigDict) -> tuple[int, ...]:
-    """(H, W, C) of the data, which must be images."""
-    shape = tuple(config.data.shape)
-    if len(shape) != 3:
-        raise ConfigError(
-            f"config.method {config.method!r} needs images [H, W, C], but the examples "
-            f"of config.data.name={config.data.name!r} have shape {shape}"
-        )
-    return shape
-
-
-def classes(config: ConfigDict) -> int:
-    """K of the data, which must have labels."""
-    if config.data.num_classes is None:
-        raise ConfigError(
-            f"config.method {config.method!r} is set up for labels, which "
-            f"config.data.name={config.data.name!r} lacks"
-        )
-    return config.data.num_classes
 
 
 @dataclass(frozen=True)
