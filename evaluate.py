@@ -3,7 +3,9 @@
 python evaluate.py --workdir=runs/ddpm_digits
 
 Prints the players' losses and, where the method has a likelihood, bits/dim and nats
-with their parts; writes them with the protocol to <workdir>/evaluation.json.
+with their parts; writes them with the protocol to <workdir>/evaluation.json. How the
+likelihood is estimated can be said: --likelihood.num_samples=500, for methods whose
+log_likelihood takes it.
 """
 
 import argparse
@@ -13,8 +15,8 @@ import sys
 from pathlib import Path
 
 
-def parse() -> argparse.Namespace:
-    """The flags."""
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the words that are none."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -26,17 +28,38 @@ def parse() -> argparse.Namespace:
     add("--batch_size", type=int, default=128, help="(%(default)s)")
     add("--step", default="latest", help="checkpoint: a number, latest or best")
     add("--raw", action="store_true", help="the weights without their average")
-    return parser.parse_args()
+    add(
+        "--probe",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also count the latent's "
+        "active units, and fit a linear classifier to N training examples' latents",
+    )
+    add(
+        "--outliers",
+        metavar="NAME",
+        help="also tell the split from this data set, "
+        "such as tfds:fashion_mnist, by the likelihood",
+    )
+    add(
+        "--num_samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also draw N and compare them with the data",
+    )
+    return parser.parse_known_args()
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace, rest: list[str]) -> None:
     """Reads the weights, measures, prints and saves."""
     import jax
 
     from genjax import data, methods
-    from genjax.config import ConfigError
+    from genjax.config import ConfigError, overrides
     from genjax.metrics.likelihood import in_bits_per_dim
-    from genjax.train import evaluation, runtime
+    from genjax.train import evaluation, runtime, sampling
     from genjax.train.checkpoints import load_weights
     from genjax.train.sharding import all_devices
 
@@ -44,23 +67,42 @@ def main(args: argparse.Namespace) -> None:
     mesh = all_devices()
     weights = load_weights(args.workdir, args.step, mesh)
     config = weights.config.unlock()
-    config.sampler = {}  # Nothing is drawn.
-    method = methods.load(config)
-    source = getattr(data.load(config.data), args.split)
+    config.likelihood = {**config.likelihood.to_dict(), **overrides(rest, "likelihood")}
+    method, dataset = methods.load(config), data.load(config.data)
+    evaluation.check_likelihood(method, config.likelihood)
+    source = getattr(dataset, args.split)
     if source is None:
         raise ConfigError(f"{config.data.name} has no {args.split} split; try --split")
+    num = args.num or len(source)
     networks = [] if args.raw else sorted(weights.ema_params)
-    measured = {}
-    for fn in evaluation.measures(method, mesh):
-        measured |= evaluation.over_split(
-            fn,
-            weights.params if args.raw else weights.averaged(),
-            weights.model_state,
-            source,
-            mesh=mesh,
-            batch_size=args.batch_size,
-            num_examples=args.num or len(source),
-            seed=args.seed,
+    params = weights.params if args.raw else weights.averaged()
+    evaluator = evaluation.Evaluator(
+        method,
+        config.likelihood,
+        params,
+        weights.model_state,
+        mesh=mesh,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    measured = evaluator.split(source, num)
+    if args.probe:
+        measured |= evaluator.latents(dataset.train, source, args.probe, num)
+    if args.outliers:
+        other = evaluation.foreign(config, args.outliers, args.split)
+        measured |= evaluator.outliers(source, other, num)
+    if args.num_samples:
+        draw = sampling.make_draw(method, mesh, args.batch_size)
+        cond = sampling.make_cond(method, config, args.num_samples)
+        measured |= evaluation.of_samples(
+            draw(
+                params,
+                weights.model_state,
+                seed=args.seed,
+                num=args.num_samples,
+                cond=cond,
+            ),
+            dataset,
         )
     dims = math.prod(config.data.shape)
     results = in_bits_per_dim(measured, dims)
@@ -72,6 +114,9 @@ def main(args: argparse.Namespace) -> None:
         "step": weights.step,
         "ema": networks,
         "bound": method.bound,
+        "likelihood": config.likelihood.to_dict(),
+        "probe_examples": args.probe,
+        "outliers": args.outliers,
     }
     if jax.process_index():
         return  # The first process has it all, and writes.
@@ -79,10 +124,10 @@ def main(args: argparse.Namespace) -> None:
     report = {"protocol": protocol, "results": results}
     path.write_text(json.dumps(report, indent=1) + "\n")
     for name, entry in results.items():
-        print(
-            f"{name:32} {entry['value']:.5f} +- {entry['standard_error']:.5f}"
-            f"  ({entry['examples']} images)"
+        error = (
+            f" +- {entry['standard_error']:.5f}" if "standard_error" in entry else ""
         )
+        print(f"{name:32} {entry['value']:.5f}{error}  ({entry['examples']} examples)")
     print(", ".join(f"{name}: {value}" for name, value in protocol.items()))
     print(f"saved to {path}", file=sys.stderr)
 
@@ -91,6 +136,6 @@ if __name__ == "__main__":
     from genjax.config import ConfigError
 
     try:
-        main(parse())
+        main(*parse())
     except (ConfigError, OSError) as error:
         sys.exit(f"error: {error}")

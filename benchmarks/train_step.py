@@ -1,54 +1,82 @@
-"""Times the trainer's step (loss, gradient, Adam) against diffusers' network in torch.
+"""Times the trainer's step (loss, gradient, Adam) against the same in eager torch.
 
 python -m benchmarks.train_step [--network=35.7M] [--compile] [--out=train_step.json]
+python -m benchmarks.train_step --method=dcgan [--batch-sizes 64]
 
-The two networks have the same layers and as many parameters. Calls alternate in one
-process; the ratio is the median over rounds. Nothing else should run meanwhile: torch's
-threads spin while they wait, and lose far more than XLA's when a core is taken away.
+By default DDPM's step against diffusers' network; with --method that of the recipe
+<method>_mnist against benchmarks/twins.py, on 28 x 28 images. The networks have the
+same layers and as many parameters. Calls alternate in one process; the ratio is the
+median over rounds. Nothing else should run meanwhile: torch's threads spin while they
+wait, and lose far more than XLA's when a core is taken away.
 """
+
+import importlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from benchmarks import unets
+from benchmarks import twins, unets
 from configs import ddpm_cifar
 from genjax import methods
-from genjax.train import optimizers, phases
+from genjax.config import call
+from genjax.train import optimizers, phases, runtime
 from genjax.train.state import create
 from genjax.train.step import make_train_step
 
 LEARNING_RATE = 2e-4
 
 
-def jax_step(name: str, batch_size: int):
-    """Returns a call that takes one step of the trainer on DDPM, state donated."""
-    config = ddpm_cifar.get_config()
-    config.data.name = "digits"  # Any: the images below are random.
+def trainer_step(
+    config: ConfigDict, shape: tuple[int, ...], batch_size: int
+) -> tuple[Callable[[], None], int]:
+    """A call that takes one step of the trainer, state donated; and the parameters.
+
+    Args:
+        config: A recipe, whatever its data: the images are random.
+        shape: Of an image.
+        batch_size: Images an update.
+    """
+    config.data.name = "digits"  # Needs no files.
     config, _ = phases.resolve(config)
-    config.data.shape = (unets.SIZE, unets.SIZE, 3)
-    config.model.network.update(unets.NETWORKS[name], dropout=unets.DROPOUT)
+    config.data.shape = shape
     method = methods.load(config)
-    tx, rate = optimizers.make(
-        config.num_steps, name="adam", learning_rate=LEARNING_RATE
-    )
-    (player,) = method.players
-    step = make_train_step(method, {player.name: tx}, {player.name: rate}, config)
+    made = {
+        player.name: call(
+            optimizers.make,
+            config.optimizers[player.name],
+            config.num_steps * player.steps,
+            where=f"config.optimizers.{player.name}",
+        )
+        for player in method.players
+    }
+    txs, rates = ({name: pair[i] for name, pair in made.items()} for i in (0, 1))
+    step = make_train_step(method, txs, rates, config)
     step = jax.jit(step, donate_argnums=0)
-    shape = (1, batch_size, *config.data.shape)
-    image = np.random.RandomState(0).randint(256, size=shape).astype(np.uint8)
-    batch = {"image": jnp.asarray(image)}
+    rows = max(player.steps for player in method.players)
+    image = np.random.RandomState(0).randint(256, size=(rows, batch_size, *shape))
+    image = jnp.asarray(image.astype(np.uint8))
     # No average of the weights: the other side keeps none.
-    state = create(
-        method, {player.name: tx}, (), jax.random.key(0), {"image": image[0]}
-    )
-    carry = [state]
+    init = jax.jit(lambda key: create(method, txs, (), key, {"image": image[0]}))
+    carry = [init(jax.random.key(0))]
+    num_parameters = sum(x.size for x in jax.tree.leaves(carry[0].params))
 
-    def call():
-        carry[0], metrics = step(carry[0], batch, jax.random.key(1))
-        metrics["denoiser/loss"].block_until_ready()
+    def take():
+        carry[0], metrics = step(carry[0], {"image": image}, jax.random.key(1))
+        jax.block_until_ready(metrics)
 
-    return call
+    return take, num_parameters
+
+
+def jax_step(name: str, batch_size: int):
+    """Returns a call that takes one step of the trainer on DDPM."""
+    config = ddpm_cifar.get_config()
+    config.model.network.update(unets.NETWORKS[name], dropout=unets.DROPOUT)
+    config.optimizers = dict(denoiser=dict(name="adam", learning_rate=LEARNING_RATE))
+    config.ema.networks = ()
+    return trainer_step(config, (unets.SIZE, unets.SIZE, 3), batch_size)[0]
 
 
 def torch_step(name: str, batch_size: int, *, compiled: bool = False):
@@ -72,10 +100,41 @@ def torch_step(name: str, batch_size: int, *, compiled: bool = False):
     return call
 
 
+def race_recipe(name: str, batch_size: int, rounds: int) -> dict:
+    """One row of the report for a recipe and its twin."""
+    config = importlib.import_module(f"configs.{name}_mnist").get_config()
+    config.ema.networks = ()
+    ours, num_ours = trainer_step(config, (28, 28, 1), batch_size)
+    theirs, num_theirs = twins.TWINS[name](config, batch_size)
+    if num_ours != num_theirs:
+        raise ValueError(f"{name}: {num_ours} parameters against {num_theirs}")
+    calls = 20  # Steps of some milliseconds: a timed call takes several.
+
+    def repeated(step):
+        return lambda: [step() for _ in range(calls)]
+
+    contenders = {"genjax": repeated(ours), "torch, eager": repeated(theirs)}
+    results = unets.race(contenders, rounds)
+    task = f"{calls} train steps of {name}, {num_ours:,} parameters, batch {batch_size}"
+    return {"task": task, "items": batch_size * calls, "results": results}
+
+
 def main() -> None:
     parser = unets.arguments(__doc__)
-    parser.set_defaults(network=["35.7M"], batch_sizes=[16])
-    unets.compare(parser.parse_args(), "train", jax_step, torch_step)
+    parser.add_argument("--method", choices=["ddpm", *twins.TWINS], default="ddpm")
+    args = parser.parse_args()
+    if args.method == "ddpm":
+        args.network = args.network or ["35.7M"]
+        args.batch_sizes = args.batch_sizes or [16]
+        unets.compare(args, "train", jax_step, torch_step)
+        return
+    unets.require_torch()
+    runtime.use_all_cores()
+    rows = [
+        race_recipe(args.method, batch_size, args.rounds)
+        for batch_size in args.batch_sizes or [64]
+    ]
+    unets.report(rows, "images", args.out)
 
 
 if __name__ == "__main__":

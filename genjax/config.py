@@ -5,6 +5,7 @@ misspelt field with the nearest name. `model`, `sampler`, `likelihood` and the e
 of `optimizers` are passed on as keyword arguments, which `call` checks in the same way.
 """
 
+import ast
 import difflib
 import functools
 import inspect
@@ -68,6 +69,7 @@ def base_config(variant: str = "") -> ConfigDict:
     config.num_samples = 64  # Images in such a grid.
     config.eval_every = 0  # Steps between evaluations on the test split; 0 makes none.
     config.eval_examples = 1024  # Test examples that one such evaluation reads.
+    config.eval_samples = 0  # Samples drawn at each evaluation to measure; 0: none.
     config.max_bad_steps = 10  # Non-finite steps in a row that end the run.
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # Steps between checkpoints.
@@ -100,6 +102,7 @@ MINIMA = {  # Of the generic fields that are numbers.
     "num_samples": 1,
     "eval_every": 0,
     "eval_examples": 1,
+    "eval_samples": 0,
     "max_bad_steps": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
@@ -161,7 +164,7 @@ def call(
     where: str,
     beside: Sequence[str] = (),
 ) -> Any:
-    """Calls fn(*args, **arguments), refusing names that its signature lacks.
+    """Calls fn(*args, **arguments), refusing what `check_arguments` refuses.
 
     Args:
         fn: A function or a linen module whose keyword arguments a config sets.
@@ -169,6 +172,22 @@ def call(
         *args: Positional arguments that are not the config's business.
         where: The place in the config, such as "config.model", for the message.
         beside: Further fields of that place, which the caller has taken out already.
+
+    Raises:
+        ConfigError: See `check_arguments`.
+    """
+    check_arguments(fn, arguments, *args, where=where, beside=beside)
+    return fn(*args, **arguments)
+
+
+def check_arguments(
+    fn: Callable,
+    arguments: Mapping[str, Any],
+    *args: Any,
+    where: str,
+    beside: Sequence[str] = (),
+) -> None:
+    """Holds the keyword arguments that a config gives to fn's signature; see `call`.
 
     Raises:
         ConfigError: If an argument is unknown, a needed one is missing, or one that is
@@ -183,7 +202,7 @@ def call(
         if name not in known and not open_ended:
             raise ConfigError(
                 f"{where} has no field {name!r}{nearest(name, [*known, *beside])} "
-                f"Its fields: {', '.join([*known, *beside])}"
+                f"Its fields: {', '.join([*known, *beside]) or 'none'}"
             )
     for p in parameters:
         value = arguments.get(p.name, p.default)
@@ -193,7 +212,30 @@ def call(
         signature.bind(*args, **arguments)
     except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return fn(*args, **arguments)
+
+
+def overrides(words: Sequence[str], section: str) -> dict[str, Any]:
+    """{"num_steps": 50} from what a command was given: ["--sampler.num_steps=50"].
+
+    Values are Python literals, true, false or none; anything else is a word.
+
+    Raises:
+        ConfigError: For an argument that is not of the section.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        name, found, value = word.removeprefix(f"--{section}.").partition("=")
+        if not word.startswith(f"--{section}.") or not found:
+            raise ConfigError(
+                f"unknown argument {word!r}; beside those of --help there are those of "
+                f"config.{section}, as --{section}.name=value"
+            )
+        constants = {"true": "True", "false": "False", "none": "None"}
+        try:
+            values[name] = ast.literal_eval(constants.get(value.lower(), value))
+        except (SyntaxError, ValueError):
+            values[name] = value
+    return values
 
 
 def choose(options: Mapping[str, Any], name: str, where: str) -> Any:

@@ -148,6 +148,28 @@ def test_decode_inverts_encode_in_shape(made):
     assert images.shape == batch["image"].shape and np.isfinite(images).all()
 
 
+def test_decoded_latents_of_the_prior_are_samples_in_shape(made):
+    phase, state = made
+    if phase.method.prior is None:
+        pytest.skip("the method has no latents to draw")
+    cond = sampling.make_cond(phase.method, phase.config, 4)
+
+    def latents(rows):
+        keys, own = (
+            sampling.image_keys(0, 4)[rows],
+            {k: v[rows] for k, v in cond.items()},
+        )
+        return phase.method.prior(state.params, state.model_state, keys, own)
+
+    z = latents(np.arange(4))
+    np.testing.assert_allclose(
+        latents(np.array([2, 0])), z[np.array([2, 0])], atol=1e-5
+    )
+    decoded = jax.jit(phase.method.decode)(state.params, state.model_state, z, cond)
+    assert decoded.shape == (4, *phase.config.data.shape)
+    assert np.isfinite(decoded).all()
+
+
 def test_checkpoint_round_trip(made, tmp_path):
     phase, state = made
     saved = checkpoints.Checkpoints(tmp_path, phase.config.checkpoint)

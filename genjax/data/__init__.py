@@ -1,6 +1,7 @@
 """Data: random-access sources of examples, and batches of them."""
 
-from genjax.data.pipeline import batches
-from genjax.data.sources import Dataset, load
+from genjax.data import synthetic
+from genjax.data.pipeline import batches, gather
+from genjax.data.sources import Dataset, Examples, load
 
-__all__ = ["Dataset", "batches", "load"]
+__all__ = ["Dataset", "Examples", "batches", "gather", "load", "synthetic"]

@@ -38,9 +38,7 @@ def linear_probe(
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(train_features.reshape(len(train_features), -1), train_label)
-    return float(
-        probe.score(test_features.reshape(len(test_features), -1), test_label)
-    )
+    return float(probe.score(test_features.reshape(len(test_features), -1), test_label))
 
 
 def outlier_auroc(inside: np.ndarray, outside: np.ndarray) -> float:

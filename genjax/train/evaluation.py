@@ -1,18 +1,26 @@
-"""What a method can say of a split: its players' losses and its likelihood."""
+"""What a method can say of a split, and what can be said of its samples."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from genjax import data
-from genjax.config import ConfigError
+from genjax.config import ConfigError, check_arguments
+from genjax.metrics.frechet import pixel_distance
+from genjax.metrics.modes import mode_coverage
+from genjax.metrics.representation import active_units, linear_probe, outlier_auroc
 from genjax.train.sharding import replicated, split, to_global
 from genjax.types import Method, ModelState, Params
+
+Results = dict[str, dict[str, float]]  # {name: {"value": ..., "examples": count, ...}}
 
 
 def make_losses(method: Method, mesh: Mesh) -> Callable[..., dict[str, Array]]:
@@ -42,28 +50,99 @@ def make_losses(method: Method, mesh: Mesh) -> Callable[..., dict[str, Array]]:
     return jax.jit(losses, out_shardings=replicated(mesh))
 
 
-def make_likelihood(method: Method, mesh: Mesh) -> Callable[..., dict[str, Array]]:
+def make_likelihood(
+    method: Method, mesh: Mesh, options: Mapping[str, Any]
+) -> Callable[..., dict[str, Array]]:
     """Compiles the likelihood and its parts.
+
+    Args:
+        method: With a `log_likelihood`.
+        mesh: Devices to use.
+        options: config.likelihood, how it is estimated.
 
     Returns:
         likelihood(params, model_state, batch, key) -> {"nats/nll", "nats/<part>": [B]}.
     """
 
     def likelihood(params, model_state, batch, key):
-        nats, parts = method.log_likelihood(params, model_state, key, batch)
+        nats, parts = method.log_likelihood(params, model_state, key, batch, **options)
         return {"nats/nll": -nats, **{f"nats/{k}": v for k, v in parts.items()}}
 
     return jax.jit(likelihood, out_shardings=replicated(mesh))
 
 
-def measures(method: Method, mesh: Mesh) -> list[Callable[..., dict[str, Array]]]:
-    """Everything that can be measured of the method on a split."""
-    losses = [make_losses(method, mesh)] if method.players else []
-    likelihood = [make_likelihood(method, mesh)] if method.log_likelihood else []
-    return losses + likelihood
+def make_encode(method: Method, mesh: Mesh) -> Callable[..., dict[str, Array]]:
+    """Compiles the encoder.
+
+    Returns:
+        encode(params, model_state, batch, key) -> {"latents": [B, ...]}.
+    """
+
+    def encode(params, model_state, batch, key):
+        return {"latents": method.encode(params, model_state, key, batch)}
+
+    return jax.jit(encode, out_shardings=replicated(mesh))
 
 
-def over_split(
+def check_likelihood(method: Method, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError if config.likelihood is not what the method's takes."""
+    fn = method.log_likelihood or (lambda params, model_state, key, batch: None)
+    check_arguments(fn, options, *[None] * 4, where="config.likelihood")
+
+
+def sample_measures(dataset: data.Dataset) -> dict[str, Callable[..., float]]:
+    """What can be measured of samples of such data: {name: samples -> number}.
+
+    For a Gaussian mixture "modes" and "good_share"; for images "frechet", the distance
+    in pixels to the first 10,000 test images, or training images where none are held
+    out (`metrics.frechet.pixel_distance`).
+    """
+    density = dataset.density
+    if isinstance(density, data.synthetic.GaussianMixture):
+        cover = functools.partial(
+            mode_coverage, means=density.means, sigma=density.sigma
+        )
+        return {
+            "modes": lambda samples: cover(samples).modes,
+            "good_share": lambda samples: cover(samples).good_share,
+        }
+    source = dataset.test or dataset.train
+
+    def frechet(samples: np.ndarray) -> float:
+        real = data.gather(source, np.arange(min(len(source), 10_000)))
+        return pixel_distance(samples, real["image"])
+
+    return {"frechet": frechet}
+
+
+def of_samples(samples: np.ndarray, dataset: data.Dataset) -> Results:
+    """What `sample_measures` gives, as results."""
+    return {
+        f"samples/{name}": {"value": float(fn(samples)), "examples": len(samples)}
+        for name, fn in sample_measures(dataset).items()
+    }
+
+
+def foreign(config: ConfigDict, name: str, split: str) -> data.Examples:
+    """A split of another data set whose examples the run's model can take.
+
+    Raises:
+        ConfigError: If there is none, or its examples have another shape.
+    """
+    options = config.data.copy_and_resolve_references()
+    options.name = name
+    other = data.load(options)
+    if tuple(other.shape) != tuple(config.data.shape):
+        raise ConfigError(
+            f"{name} has examples of shape {other.shape}, but those of "
+            f"{config.data.name} are {config.data.shape}"
+        )
+    if getattr(other, split) is None:
+        raise ConfigError(f"{name} has no {split} split; try --split")
+    return getattr(other, split)
+
+
+def values_over_split(
     fn: Callable[..., Mapping[str, Array]],
     params: Params,
     model_state: ModelState,
@@ -73,17 +152,25 @@ def over_split(
     batch_size: int,
     num_examples: int,
     seed: int,
-) -> dict[str, dict[str, float]]:
-    """Means of fn's values over the first `num_examples` of a split, in its order.
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What fn gives for the first `num_examples` of a split, in its order.
 
     Every process reads the same batches and each device works on its share. Batch b
     uses the key fold_in(key(seed), b), so two calls with one seed see equal noise.
 
+    Args:
+        fn: (params, model_state, batch, key) -> {name: [B, ...], or a scalar}.
+        params: Weights, on all devices of the mesh.
+        model_state: Likewise.
+        source: The split.
+        mesh: Devices to use.
+        batch_size: Examples at once, rounded up to a multiple of the devices.
+        num_examples: Up to one less than there are devices is left out at the end.
+        seed: Of the noise.
+
     Returns:
-        {name: {"value": mean, "standard_error": of that mean, "examples": count}}. A
-        value that fn gives per batch counts as often as the batch has examples, and its
-        standard error is that between batches. Up to one example less than there are
-        devices is left out at the end.
+        {name: (values [N, ...], weights [N])}: a value an example, of weight 1, or a
+        value a batch, of the weight of its examples.
 
     Raises:
         ConfigError: If there are fewer examples than devices.
@@ -109,9 +196,108 @@ def over_split(
         batch = to_global({k: v[share] for k, v in batch.items()}, split(mesh, 0))
         result = fn(params, model_state, batch, jax.random.fold_in(key, b))
         for name, value in jax.device_get(result).items():
-            values[name] += list(np.atleast_1d(value).astype(np.float64))
+            values[name].append(np.atleast_1d(value))
             weights[name] += [1.0] * rows if np.ndim(value) else [float(rows)]
-    return {name: summary(values[name], weights[name]) for name in values}
+    return {
+        name: (np.concatenate(values[name]), np.array(weights[name])) for name in values
+    }
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures trained weights on splits of data.
+
+    Attributes:
+        method: With the config's likelihood options in `options`.
+        options: config.likelihood.
+        params: Weights, on all devices of the mesh.
+        model_state: Likewise.
+        mesh: Devices to use.
+        batch_size: Examples at once.
+        seed: Of the noise.
+    """
+
+    method: Method
+    options: Mapping[str, Any]
+    params: Params
+    model_state: ModelState
+    mesh: Mesh
+    batch_size: int
+    seed: int
+
+    def values(
+        self, fn: Callable[..., Mapping[str, Array]], source: data.Examples, num: int
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """`values_over_split` of the first `num` examples."""
+        return values_over_split(
+            fn,
+            self.params,
+            self.model_state,
+            source,
+            mesh=self.mesh,
+            batch_size=self.batch_size,
+            num_examples=num,
+            seed=self.seed,
+        )
+
+    def split(self, source: data.Examples, num: int) -> Results:
+        """The players' losses and the likelihood with its parts."""
+        found = {}
+        if self.method.players:
+            found |= self.values(make_losses(self.method, self.mesh), source, num)
+        if self.method.log_likelihood is not None:
+            found |= self.values(self.likelihood, source, num)
+        return {name: summary(*entry) for name, entry in found.items()}
+
+    @functools.cached_property
+    def likelihood(self) -> Callable[..., dict[str, Array]]:
+        """The compiled likelihood."""
+        if self.method.log_likelihood is None:
+            raise ConfigError("this method has no likelihood to tell outliers by")
+        return make_likelihood(self.method, self.mesh, self.options)
+
+    def outliers(
+        self, source: data.Examples, other: data.Examples, num: int
+    ) -> Results:
+        """AUROC of the likelihood between a split and foreign data, as a result."""
+        inside, outside = (
+            -self.values(self.likelihood, examples, num)["nats/nll"][0]
+            for examples in (source, other)
+        )
+        value = outlier_auroc(inside, outside)
+        return {"outliers/auroc": {"value": value, "examples": len(inside)}}
+
+    def latents(
+        self, train: data.Examples, source: data.Examples, num_train: int, num: int
+    ) -> Results:
+        """Active units, and the accuracy of a linear probe where there are labels.
+
+        Args:
+            train: Examples to fit the probe to.
+            source: Examples to measure on.
+            num_train: The first so many of `train`.
+            num: The first so many of `source`.
+
+        Raises:
+            ConfigError: If the method has no encoder, or encodes to codes.
+        """
+        if self.method.encode is None:
+            raise ConfigError("--probe: this method has no encoder")
+        encode = make_encode(self.method, self.mesh)
+        here = self.values(encode, source, num)["latents"][0]
+        if not np.issubdtype(here.dtype, np.floating):
+            raise ConfigError("--probe: this method encodes to codes, not to numbers")
+        count = {"examples": len(here)}
+        results = {"latents/active_units": {"value": active_units(here), **count}}
+        if "label" in source[0]:
+            there = self.values(encode, train, num_train)["latents"][0]
+            label, label_here = (
+                data.gather(examples, np.arange(len(z)))["label"]
+                for examples, z in ((train, there), (source, here))
+            )
+            accuracy = linear_probe(there, label, here, label_here)
+            results["latents/probe_accuracy"] = {"value": accuracy, **count}
+        return results
 
 
 def check_size(num_examples: int, mesh: Mesh) -> None:
@@ -123,9 +309,14 @@ def check_size(num_examples: int, mesh: Mesh) -> None:
         )
 
 
-def summary(values: Sequence[float], weights: Sequence[float]) -> dict[str, float]:
-    """Weighted mean and the standard error of it."""
-    x, w = np.asarray(values), np.asarray(weights)
+def summary(values: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """The weighted mean of what `values_over_split` gives for one name.
+
+    Returns:
+        {"value": mean, "standard_error": of that mean, "examples": count}. The standard
+        error of values given per batch is that between batches.
+    """
+    x, w = values.astype(np.float64), weights
     share = w / w.sum()
     mean = share @ x
     n = len(x)

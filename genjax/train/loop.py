@@ -130,23 +130,32 @@ def check_evaluation(phase: Phase) -> None:
     Raises:
         ConfigError: If it is not there, with what is, or if too little is measured.
     """
-    best, names = phase.config.checkpoint.best_metric, []
-    measures = phase.config.eval_every and phase.dataset.test is not None
-    if measures:
-        num = min(phase.config.eval_examples, len(phase.dataset.test))
+    config, dataset = phase.config, phase.dataset
+    on_split = config.eval_every and dataset.test is not None
+    on_samples = config.eval_every and config.eval_samples
+    if on_split:
+        num = min(config.eval_examples, len(dataset.test))
         evaluation.check_size(num, phase.mesh)
+    if on_samples and (phase.method.sample is None or config.eval_samples < 2):
+        raise ConfigError(
+            "config.eval_samples must be 0, or at least 2 with a method that samples: "
+            f"got {config.eval_samples} with {config.method!r}"
+        )
+    best, names = config.checkpoint.best_metric, []
     if not best:
         return
-    if measures:
+    if on_split:
         losses = evaluation.make_losses(phase.method, phase.mesh)
         state, (key, batch) = abstract_state(phase), example(phase)
         shapes = jax.eval_shape(losses, state.params, state.model_state, batch, key)
-        names = [f"test/{name}" for name in shapes]
+        names += [f"test/{name}" for name in shapes]
+    if on_samples:
+        names += [f"samples/{n}" for n in evaluation.sample_measures(dataset)]
     if best not in names:
         raise ConfigError(
             f"config.checkpoint.best_metric={best!r} is not measured"
-            f"{nearest(best, names)} With config.eval_every="
-            f"{phase.config.eval_every} there are: {names}"
+            f"{nearest(best, names)} With config.eval_every={config.eval_every} and "
+            f"config.eval_samples={config.eval_samples} there are: {names}"
         )
 
 
@@ -157,14 +166,13 @@ class Runner:
         """Makes the functions that the loop calls; they compile when first called."""
         self.phase, self.checkpoints, self.writer = phase, checkpoints, writer
         self.config = phase.config
-        self.draw = self.cond = self.losses = None
+        self.draw = self.losses = None
         self.finite = jax.jit(all_finite)
         self.bad: list[tuple[int, np.ndarray]] = []  # Bad steps in a row, and examples.
         self.bad_before = 0  # Such steps before the run was resumed.
-        if phase.method.sample is not None and self.config.sample_every:
+        if phase.method.sample is not None:
             self.draw = make_draw(phase.method, phase.mesh, self.config.num_samples)
-            self.cond = make_cond(phase.method, self.config, self.config.num_samples)
-        if self.config.eval_every and phase.dataset.test is not None:
+        if phase.dataset.test is not None:
             self.losses = evaluation.make_losses(phase.method, phase.mesh)
 
     def run(
@@ -178,8 +186,7 @@ class Runner:
         step, config = int(state.step), self.config
         self.bad_before = int(state.bad_steps)
         if not self.phase.method.players:  # It can only sample: keep what it was given.
-            self.save(state, step, batches)
-            self.sample(state, step)
+            self.at_intervals(state, step, batches, last=True)
             return state, True
         train_step = self.compile(state)
         key = jax.random.fold_in(self.phase.key(), 1)
@@ -281,26 +288,36 @@ class Runner:
         """
         config, metrics = self.config, None
         final = step == self.phase.end
-        if self.losses and (final or step % config.eval_every == 0):
+        if config.eval_every and (final or step % config.eval_every == 0):
             metrics = self.evaluate(state, step)
         if last or metrics or step % config.checkpoint.every == 0:
             self.save(state, step, batches, metrics)
-        if final or (config.sample_every and step % config.sample_every == 0):
+        if config.sample_every and (final or step % config.sample_every == 0):
             self.sample(state, step)
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """The players' losses on the test split, with the averaged weights."""
-        results = evaluation.over_split(
-            self.losses,
-            {**state.params, **state.ema_params},
-            state.model_state,
-            self.phase.dataset.test,
-            mesh=self.phase.mesh,
-            batch_size=self.config.data.batch_size,
-            num_examples=self.config.eval_examples,
-            seed=self.config.seed,
-        )
-        metrics = {f"test/{name}": entry["value"] for name, entry in results.items()}
+        """The players' losses on the test split, and what samples are like.
+
+        Both with the averaged weights.
+        """
+        config, metrics = self.config, {}
+        if self.losses:
+            found = evaluation.values_over_split(
+                self.losses,
+                {**state.params, **state.ema_params},
+                state.model_state,
+                self.phase.dataset.test,
+                mesh=self.phase.mesh,
+                batch_size=config.data.batch_size,
+                num_examples=config.eval_examples,
+                seed=config.seed,
+            )
+            for name, entry in found.items():
+                metrics[f"test/{name}"] = evaluation.summary(*entry)["value"]
+        if config.eval_samples:
+            samples = self.samples(state, config.eval_samples)
+            found = evaluation.of_samples(samples, self.phase.dataset)
+            metrics |= {name: entry["value"] for name, entry in found.items()}
         self.writer.scalars(step, metrics)
         return metrics
 
@@ -327,18 +344,20 @@ class Runner:
             metrics=metrics,
         )
 
-    def sample(self, state: TrainState, step: int) -> None:
-        """A grid from the averaged weights, with the same noise every time."""
-        if self.draw is None:
-            return
-        samples = self.draw(
+    def samples(self, state: TrainState, num: int) -> np.ndarray:
+        """Drawn with the averaged weights, from the same noise every time."""
+        return self.draw(
             {**state.params, **state.ema_params},
             state.model_state,
             seed=self.config.seed,
-            num=self.config.num_samples,
-            cond=self.cond,
+            num=num,
+            cond=make_cond(self.phase.method, self.config, num),
         )
-        self.writer.grid(step, samples)
+
+    def sample(self, state: TrainState, step: int) -> None:
+        """A grid of samples."""
+        if self.draw is not None:
+            self.writer.grid(step, self.samples(state, self.config.num_samples))
 
 
 def progress_bar(phase: Phase, step: int) -> tqdm:

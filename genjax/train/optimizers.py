@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from genjax.config import ConfigError, call, choose
@@ -62,6 +64,7 @@ def make(
     decay_steps: int | None = None,
     end_value: float = 0.0,
     clip_norm: float | None = None,
+    clip_weights: float | None = None,
     **kwargs: Any,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser of one player, and its learning rate as a function of updates.
@@ -75,6 +78,8 @@ def make(
         decay_steps: Its end; None is `num_updates`.
         end_value: Its last value.
         clip_norm: Gradients with a larger global norm are scaled down to it.
+        clip_weights: Weights are held in [-clip_weights, clip_weights] after each
+            update, as WGAN's critic needs.
         **kwargs: For the optax function, such as b1, b2, eps, weight_decay, momentum.
 
     Raises:
@@ -82,6 +87,7 @@ def make(
     """
     numbers = dict(learning_rate=learning_rate, end_value=end_value)
     numbers.update(warmup_steps=warmup_steps, clip_norm=clip_norm or 0)
+    numbers.update(clip_weights=clip_weights or 0)
     for field, value in numbers.items():
         if not isinstance(value, (int, float)) or value < 0:
             raise ConfigError(
@@ -101,4 +107,18 @@ def make(
     tx = call(factory, kwargs, rate, where=where, beside=own[:-1])
     if clip_norm is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    if clip_weights is not None:
+        tx = optax.chain(tx, hold_weights(clip_weights))
     return tx, rate
+
+
+def hold_weights(bound: float) -> optax.GradientTransformation:
+    """Shortens updates so that each weight ends in [-bound, bound].
+
+    Reference: Arjovsky et al., Wasserstein GAN, arXiv:1701.07875, Alg. 1.
+    """
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: jnp.clip(p + u, -bound, bound) - p, updates, params
+        )
+    )

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from genjax import data, methods
 from genjax.config import ConfigError, call, check, phases
-from genjax.train import optimizers, sharding
+from genjax.train import evaluation, optimizers, sharding
 from genjax.train.checkpoints import load_weights
 from genjax.train.state import TrainState, carry_over, check_names, create
 from genjax.types import Method
@@ -101,6 +101,7 @@ def build(config: ConfigDict) -> list[Phase]:
                 f"phase {index} of config.phases trains nothing ({phase.method!r}): "
                 "give it a workdir of its own, with this one in config.init_from"
             )
+        evaluation.check_likelihood(method, phase.likelihood)
         sources_of(phase)
         made = {
             player.name: call(

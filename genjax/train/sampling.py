@@ -24,8 +24,9 @@ def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.n
         batch_size: Images at once, rounded up to a multiple of the devices.
 
     Returns:
-        draw(params, model_state, *, seed, num, cond) -> uint8 [num, H, W, C], where
-        cond is {name: array [num, ...]} for the names in `method.cond`.
+        draw(params, model_state, *, seed, num, cond) -> uint8 [num, H, W, C], or float
+        points [num, D], where cond is {name: array [num, ...]} for the names in
+        `method.cond`.
 
     Raises:
         ConfigError: If the method cannot sample.
@@ -33,8 +34,12 @@ def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.n
     if method.sample is None:
         raise ConfigError("this method does not sample: it has no images to draw")
     batch_size = -(-batch_size // mesh.size) * mesh.size
+
+    def finish(drawn: Array) -> Array:
+        return images.to_uint8(drawn) if drawn.ndim == 4 else drawn
+
     sample = jax.jit(
-        lambda *args: images.to_uint8(method.sample(*args)),
+        lambda *args: finish(method.sample(*args)),
         # Weights as they come: whole on every device, or split under fsdp.
         in_shardings=(None, None, split(mesh, 0), split(mesh, 0)),
         out_shardings=replicated(mesh),

@@ -36,11 +36,11 @@ class Writer:
             self.board.add_scalar(name, value, step)
 
     def grid(self, step: int, samples: np.ndarray) -> None:
-        """Saves uint8 [N, H, W, C] as `samples/<step>.png`."""
+        """Saves images uint8 [N, H, W, C] or points [N, 2] as `samples/<step>.png`."""
         if not self.active:
             return
         path = self.workdir / "samples" / f"{step:08d}.png"
-        picture = images.grid(samples)
+        picture = images.grid(samples) if samples.ndim == 4 else scatter(samples)
         images.save_png(path, picture, min_side=512)
         self.board.add_image("samples", picture, step, dataformats="HWC")
 
@@ -49,3 +49,20 @@ class Writer:
         if self.active:
             self.lines.close()
             self.board.close()
+
+
+def scatter(points: np.ndarray, size: int = 600) -> np.ndarray:
+    """Plots points [N, 2], by their first two numbers if there are more.
+
+    Returns:
+        A picture, uint8 [size, size, 3].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = FigureCanvasAgg(Figure(figsize=(6, 6), dpi=size / 6))
+    axes = canvas.figure.add_subplot(aspect="equal")
+    axes.scatter(points[:, 0], points[:, 1], s=4, linewidths=0, alpha=0.5)
+    axes.set_title(f"{len(points)} samples")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

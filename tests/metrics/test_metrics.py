@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from genjax.metrics.frechet import distance_of_samples, frechet_distance
+from genjax.metrics.frechet import (
+    distance_of_samples,
+    frechet_distance,
+    pixel_distance,
+)
 from genjax.metrics.likelihood import bits_per_dim, in_bits_per_dim
 
 
@@ -45,3 +49,20 @@ def test_a_fair_coin_per_pixel_is_one_bit():
     added = in_bits_per_dim(results, 64)["bits_per_dim/nll"]
     assert added["value"] == pytest.approx(1)
     assert added["standard_error"] == pytest.approx(0.1 / math.log(2))
+
+
+def test_pixel_distance_averages_large_images_over_blocks():
+    """A constant shift of 51 levels is 0.4 in [-1, 1]: 0.16 for each number left.
+
+    28 x 34 pixels shrink by 2 and by 3, to 14 x 12 of three channels. Noise that adds
+    up to zero over 2 x 3 pixels vanishes.
+    """
+    random = np.random.RandomState(0)
+    large = random.randint(50, 150, size=(40, 28, 34, 3)).astype(np.uint8)
+    shifted = large + np.uint8(51)
+    assert pixel_distance(large, shifted) == pytest.approx(0.16 * 14 * 12 * 3)
+    checker = np.indices((28, 34)).sum(0)[..., None] % 2 * 2 - 1
+    checker[:, 33:] = 0  # The last block is one pixel wide.
+    assert pixel_distance(large + checker, large + np.int64(0)) < 1e-6
+    with pytest.raises(ValueError, match="differ in shape"):
+        pixel_distance(large, shifted[:, 1:])

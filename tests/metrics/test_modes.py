@@ -10,8 +10,8 @@ from genjax.metrics.modes import mode_coverage
 def test_modes_are_covered_by_enough_good_samples():
     """Four centres, 400 samples: each is due 100, and covered by 5 of them."""
     means = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
-    points = np.repeat(means, [300, 5, 4, 0], axis=0) + [0.0, 2.9]
-    points = np.concatenate([points, np.full((91, 2), 5.0)])  # Far from all.
+    near = np.repeat(means + np.array([0, 2.9]), [300, 5, 4, 0], axis=0)
+    points = np.concatenate([near, np.full((91, 2), 5.0)])  # The latter far from all.
     found = mode_coverage(points, means, 1.0)
     assert found.modes == 2
     assert found.good_share == pytest.approx(309 / 400)

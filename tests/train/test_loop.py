@@ -13,6 +13,7 @@ import pytest
 from configs.ddpm_digits import get_config
 from genjax import data, methods
 from genjax.config import ConfigError
+from genjax.metrics.frechet import pixel_distance
 from genjax.train import checkpoints, evaluation, loop, phases
 from genjax.types import Player
 
@@ -345,6 +346,31 @@ def test_best_last_and_periodic_checkpoints_stay(config, tmp_path, monkeypatch):
         checkpoints.load_weights(tmp_path, 5)
 
 
+def test_the_best_checkpoint_can_be_that_of_the_best_samples(config, tmp_path):
+    """Samples are measured at steps 2, 4, 6 and 8, with the loop's own numbers."""
+    config.update(eval_every=2, eval_samples=30, eval_examples=8)
+    config.checkpoint.update(every=100, keep=1, best_metric="samples/frechet")
+    loop.train(config, tmp_path)
+    found = {
+        x["step"]: x["samples/frechet"] for x in lines(tmp_path) if "test" in str(x)
+    }
+    assert sorted(found) == [2, 4, 6, 8] and len(set(found.values())) == 4
+    best = checkpoints.load_weights(tmp_path, "best")
+    assert best.step == min(found, key=found.get)
+    (phase,) = phases.build(config)
+    draw = loop.make_draw(phase.method, phase.mesh, 30)
+    cond = loop.make_cond(phase.method, phase.config, 30)
+    drawn = draw(best.averaged(), {}, seed=config.seed, num=30, cond=cond)
+    real = phase.dataset.test.columns["image"]
+    assert pixel_distance(drawn, real) == pytest.approx(found[best.step], rel=1e-3)
+
+
+def test_samples_to_measure_must_be_two(config, tmp_path):
+    config.update(eval_every=2, eval_samples=1)
+    with pytest.raises(ConfigError, match="at least 2"):
+        loop.train(config, tmp_path)
+
+
 @pytest.mark.parametrize("best, every", [("test/denoiser/los", 2), ("test/x", 0)])
 def test_an_unknown_best_metric_is_refused_before_training(
     config, tmp_path, best, every
@@ -375,18 +401,12 @@ def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
     weights = checkpoints.load_weights(tmp_path)
     losses = evaluation.make_losses(phase.method, phase.mesh)
     averaged, raw = (
-        evaluation.over_split(
-            losses,
-            params,
-            {},
-            phase.dataset.test,
-            mesh=phase.mesh,
-            batch_size=8,
-            num_examples=20,
-            seed=config.seed,
-        )["denoiser/loss"]["value"]
+        evaluation.Evaluator(
+            phase.method, {}, params, {}, mesh=phase.mesh, batch_size=8, seed=0
+        ).values(losses, phase.dataset.test, 20)["denoiser/loss"]
         for params in (weights.averaged(), weights.params)
     )
+    averaged, raw = (evaluation.summary(*x)["value"] for x in (averaged, raw))
     assert value == pytest.approx(averaged, rel=1e-5)
     assert abs(raw - averaged) > 0.01
 
@@ -399,6 +419,7 @@ def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
         ({"data.name": "tfds:nothing"}, "tfds build nothing"),
         ({"model.network.featurs": 8}, "'features'"),
         ({"model.network.multipliers": (1, 1, 1, 1, 1)}, "16x16"),
+        ({"likelihood.num_samples": 5}, "config.likelihood has no field"),
         ({"sampler.nam": "ddim"}, "'name'"),
         ({"optimizers.denoiser.bb1": 0.5}, "'b1'"),
         ({"ema.networks": ("unet",)}, "denoiser"),

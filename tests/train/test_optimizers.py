@@ -1,5 +1,8 @@
 """Schedules at the points where their values are known."""
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from genjax.config import ConfigError
@@ -31,9 +34,20 @@ def test_constant_after_warmup():
         (dict(name="adam", learning_rate=1.0, schedule="cosin"), "'cosine'"),
         (dict(name="adam", learning_rate=-1.0), "from 0 on, got -1.0"),
         (dict(name="adam", learning_rate=1.0, clip_norm="x"), "clip_norm"),
+        (dict(name="adam", learning_rate=1.0, clip_weights=-1), "clip_weights"),
         (dict(name="sgd", learning_rate=1.0, schedule="linear", warmup_steps=9), "9"),
     ],
 )
 def test_errors_name_what_would_work(arguments, words):
     with pytest.raises(ConfigError, match=words):
         make(num_updates=5, **arguments)
+
+
+def test_weights_are_held_in_their_bounds():
+    """sgd at rate 1 moves 0.5 by -0.3, and -0.1 by -2 only as far as -1."""
+    tx, _ = make(5, name="sgd", learning_rate=1.0, clip_weights=1.0)
+    weights = {"a": jnp.array([0.5, -0.1, 3.0])}
+    grads = {"a": jnp.array([0.3, 2.0, 0.0])}
+    updates, _ = tx.update(grads, tx.init(weights), weights)
+    new = optax.apply_updates(weights, updates)
+    np.testing.assert_allclose(new["a"], [0.2, -1.0, 1.0], rtol=1e-6)

@@ -1,0 +1,143 @@
+"""Train steps of three recipes written again in eager torch, layer for layer."""
+
+import itertools
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+
+def _num_parameters(net) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def vae(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]:
+    """A step of configs/vae_mnist.py, and the number of parameters."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F  # noqa: N812
+
+    model = config.model
+    width, latent = model.network.features, model.latent_features
+
+    def mlp(sizes):
+        layers = []
+        for a, b in itertools.pairwise(sizes):
+            layers += [nn.Linear(a, b), nn.Tanh()]
+        return nn.Sequential(*layers[:-1])
+
+    pixels = 28 * 28
+    encoder = mlp([pixels, *width, 2 * latent])
+    decoder = mlp([latent, *width, pixels])
+    both = nn.ModuleList([encoder, decoder])
+    optimizer = torch.optim.Adam(both.parameters(), 1e-3)
+    image = torch.rand(batch_size, pixels)
+
+    def call():
+        x = torch.bernoulli(image)
+        mean, log_var = encoder(x).chunk(2, dim=1)
+        z = mean + torch.exp(log_var / 2) * torch.randn_like(mean)
+        nll = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+        kl = 0.5 * torch.sum(mean**2 + log_var.exp() - log_var - 1)
+        loss = (nll + kl) / batch_size
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return call, _num_parameters(both)
+
+
+def _dcgan(features: int, latent: int, *, critic_norm: bool):
+    from torch import nn
+
+    f = features
+    generator = nn.Sequential(
+        nn.Linear(latent, 49 * 2 * f, bias=False),
+        nn.Unflatten(1, (2 * f, 7, 7)),
+        nn.BatchNorm2d(2 * f),
+        nn.ReLU(),
+        nn.ConvTranspose2d(2 * f, f, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(f),
+        nn.ReLU(),
+        nn.ConvTranspose2d(f, 1, 4, 2, 1),
+        nn.Tanh(),
+    )
+    norm = [nn.BatchNorm2d(2 * f)] if critic_norm else []
+    discriminator = nn.Sequential(
+        nn.Conv2d(1, f, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(f, 2 * f, 4, 2, 1, bias=not critic_norm),
+        *norm,
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(49 * 2 * f, 1, bias=critic_norm),
+    )
+    return generator, discriminator
+
+
+def dcgan(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]:
+    """A step of configs/dcgan_mnist.py, and the number of parameters."""
+    import torch
+    from torch.nn.functional import softplus
+
+    latent = config.model.latent_features
+    generator, discriminator = _dcgan(config.model.features, latent, critic_norm=True)
+    for_g, for_d = (
+        torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999))
+        for net in (generator, discriminator)
+    )
+    real = torch.rand(batch_size, 1, 28, 28) * 2 - 1
+
+    def call():
+        fake = generator(torch.randn(batch_size, latent)).detach()
+        loss = softplus(-discriminator(real)) + softplus(discriminator(fake))
+        for_d.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        for_d.step()
+        loss = softplus(-discriminator(generator(torch.randn(batch_size, latent))))
+        for_g.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        for_g.step()
+        loss.mean().item()
+
+    return call, _num_parameters(generator) + _num_parameters(discriminator)
+
+
+def wgan_gp(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]:
+    """A step of configs/wgan_gp_mnist.py, and the number of parameters."""
+    import torch
+
+    model = config.model
+    latent = model.latent_features
+    generator, critic = _dcgan(model.generator.features, latent, critic_norm=False)
+    for_g, for_d = (
+        torch.optim.Adam(net.parameters(), 1e-4, betas=(0.0, 0.9))
+        for net in (generator, critic)
+    )
+    steps, weight = model.critic_steps, model.penalty_weight
+    real = torch.rand(steps, batch_size, 1, 28, 28) * 2 - 1
+
+    def critic_step(x):
+        fake = generator(torch.randn(batch_size, latent)).detach()
+        share = torch.rand(batch_size, 1, 1, 1)
+        between = (share * x + (1 - share) * fake).requires_grad_()
+        (grad,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+        penalty = (grad.flatten(1).norm(dim=1) - 1).square()
+        loss = critic(fake) - critic(x) + weight * penalty[:, None]
+        for_d.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        for_d.step()
+
+    def call():
+        for x in real:
+            critic_step(x)
+        loss = -critic(generator(torch.randn(batch_size, latent)))
+        for_g.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        for_g.step()
+        loss.mean().item()
+
+    return call, _num_parameters(generator) + _num_parameters(critic)
+
+
+TWINS = {"dcgan": dcgan, "vae": vae, "wgan_gp": wgan_gp}
