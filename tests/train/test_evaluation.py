@@ -117,6 +117,7 @@ def test_points_are_drawn_measured_and_plotted_as_points(tmp_path):
     )
     points = draw({}, {}, seed=0, num=100, cond={})
     assert points.shape == (100, 2) and points.dtype == np.float32
+    assert 0.01 < points.std(axis=0).max() < 0.03
     found = evaluation.of_samples(points, ring)
     assert found["samples/modes"]["value"] == 1
     assert found["samples/good_share"]["value"] > 0.9
