@@ -1,89 +1,138 @@
-"""Draws images from a trained run.
+"""Draws images from a trained run, or walks in its latent.
 
 python sample.py --workdir=runs/ddpm_digits --num=100 --label=7 --out=out/
 
-Writes out/samples.npz (images uint8 [N, H, W, C], and label where the method is
-conditional), out/grid.png, and with --png one file an image. Image i depends on the
-seed and on i alone. The recipe's sampler can be overridden: --sampler.name=ddim
+Writes out/samples.npz (images uint8 [N, H, W, C] or points [N, D], and label where the
+method is conditional), out/grid.png, and with --png one file an image. Image i depends
+on the seed and on i alone. The recipe's sampler can be overridden: --sampler.name=ddim
 --sampler.num_steps=50 --sampler.eta=0.
+
+Any other --what writes out/<what>.png, with captions, and out/<what>.npz. Where the
+method can encode images, a walk sets out from real ones of the test split, else from
+draws of the prior, of which draw i is that of sample i:
+  interpolate  --num ways between two latents, --points images each
+  manifold     the plane of a latent of two numbers, --points a side
+  reconstruct  --num real images over their reconstruction
+  arithmetic   mean latent of A - B + C: --classes=A,B,C, the first three real images of
+               each class, or --exemplars=1,5,7/2,3,9/4,6,8, draws chosen by hand
+  traverse     one number of a latent at a time (--axes) over --points from -3 to 3
+With real images, --label says of which classes they are.
 """
 
 import argparse
-import ast
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genjax.train.walks import Model
+
+OPTIONS = (  # Which of them applies depends on --what.
+    "num", "label", "points", "path", "between", "classes", "exemplars", "axes"
+)  # fmt: skip
 
 
-def parse() -> tuple[argparse.Namespace, dict]:
-    """The flags, and the overrides of config.sampler."""
+def numbers(text: str) -> list[int]:
+    """[1, 5] from "1,5"."""
+    return [int(word) for word in text.split(",")]
+
+
+def groups(text: str) -> list[list[int]]:
+    """[[1, 5], [2, 3]] from "1,5/2,3"."""
+    return [numbers(group) for group in text.split("/")]
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the words that are none."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--workdir", required=True, help="the run")
+    add("--what", default="samples", help="samples, or a walk (%(default)s)")
     add("--out", default="out", help="folder to write to (%(default)s)")
-    add("--num", type=int, default=64, help="images (%(default)s)")
-    add("--label", default="all", help="a class, a comma list that is cycled, or all")
     add("--seed", type=int, default=0)
     add("--batch_size", type=int, default=64, help="images at once (%(default)s)")
     add("--step", default="latest", help="checkpoint: a number, latest or best")
     add("--raw", action="store_true", help="the weights without their average")
     add("--guidance_scale", type=float, help="short for --sampler.guidance_scale")
-    add("--png", action="store_true", help="also one file an image")
+    add("--png", action="store_true", help="also one file an image, of samples")
+    walk = parser.add_argument_group("of samples and of walks").add_argument
+    walk("--num", type=int, help="samples (64), ways (8) or reconstructions (16)")
+    walk("--label", help="a class, a comma list that is cycled, or all (all)")
+    walk("--points", type=int, help="images along a way, axis or side (9, 7, 20)")
+    walk("--path", help="slerp or lerp (slerp between draws, lerp between images)")
+    walk("--between", help="images or prior (images where the method encodes them)")
+    walk("--classes", type=numbers, help="A,B,C of arithmetic")
+    walk("--exemplars", type=groups, help="draws for A, B and C: 1,5,7/2,3,9/4,6,8")
+    walk("--axes", type=numbers, help="places in the flattened latent (the first 10)")
     args, rest = parser.parse_known_args()
-    sampler = {}
-    for item in rest:
-        name, found, value = item.removeprefix("--sampler.").partition("=")
-        if not item.startswith("--sampler.") or not found:
-            parser.error(
-                f"unknown argument {item!r}; sampler options: --sampler.name=value"
-            )
-        words = {"true": "True", "false": "False", "none": "None"}
-        try:
-            sampler[name] = ast.literal_eval(words.get(value.lower(), value))
-        except (SyntaxError, ValueError):
-            sampler[name] = value  # A word, such as ddim.
     if args.guidance_scale is not None:
-        sampler["guidance_scale"] = args.guidance_scale
-    if args.num < 1 or args.batch_size < 1:
+        rest.append(f"--sampler.guidance_scale={args.guidance_scale}")
+    if (args.num is not None and args.num < 1) or args.batch_size < 1:
         parser.error("--num and --batch_size must be at least 1")
-    return args, sampler
+    if args.png and args.what != "samples":
+        parser.error("--png is for samples; a walk's images are in its .npz")
+    return args, rest
 
 
-def main(args: argparse.Namespace, sampler: dict) -> None:
-    """Reads the weights, draws, writes."""
+def main(args: argparse.Namespace, rest: list[str]) -> None:
+    """Reads the weights, draws or walks, writes."""
     import jax
     import numpy as np
 
     from genjax import images, methods
-    from genjax.train import runtime, sampling
+    from genjax.config import ConfigError, call, choose, overrides
+    from genjax.train import runtime, walks
     from genjax.train.checkpoints import load_weights
     from genjax.train.sharding import all_devices
 
+    choose({"samples": None, **walks.WALKS}, args.what, "--what")
     runtime.start()
     mesh = all_devices()
     weights = load_weights(args.workdir, args.step, mesh)
     config = weights.config.unlock()
-    config.sampler = {**config.sampler.to_dict(), **sampler}
-    method = methods.load(config)
-    draw = sampling.make_draw(method, mesh, min(args.batch_size, args.num))
-    cond = sampling.make_cond(method, config, args.num, args.label)
-    drawn = draw(
-        weights.params if args.raw else weights.averaged(),
-        weights.model_state,
-        seed=args.seed,
-        num=args.num,
-        cond=cond,
-    )
+    config.sampler = {**config.sampler.to_dict(), **overrides(rest, "sampler")}
+    if args.png and len(config.data.shape) != 3:
+        raise ConfigError("--png needs images, but the data are points")
+    params = weights.params if args.raw else weights.averaged()
+    model = walks.Model(
+        methods.load(config), config, params, weights.model_state, mesh,
+        args.batch_size, args.seed,
+    )  # fmt: skip
+    options = {name: getattr(args, name) for name in OPTIONS}
+    options = {name: value for name, value in options.items() if value is not None}
+    if args.what == "samples":
+        name, min_side = "grid", 512
+        arrays, picture = call(draw, options, model, where="--what=samples")
+    else:
+        name, min_side = args.what, 0
+        walk = walks.make(args.what, model, options)
+        arrays = walk.arrays
+        picture = images.captioned(walk.cells, walk.rows, walk.columns)
     if jax.process_index():
         return  # The first process has them all, and writes.
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out / "samples.npz", images=drawn, **cond)
-    images.save_png(out / "grid.png", images.grid(drawn), min_side=512)
-    for i, image in enumerate(drawn if args.png else []):
+    np.savez_compressed(out / f"{args.what}.npz", **arrays)
+    images.save_png(out / f"{name}.png", picture, min_side=min_side)
+    for i, image in enumerate(arrays["images"] if args.png else []):
         images.save_png(out / f"{i:06d}.png", image)
-    print(f"{args.num} images from step {weights.step} in {out}/", file=sys.stderr)
+    print(f"{args.what} from step {weights.step} in {out}/", file=sys.stderr)
+
+
+def draw(model: "Model", *, num: int = 64, label: str = "all") -> tuple[dict, Any]:
+    """Samples: what goes into the file, and their picture."""
+    from genjax import images
+    from genjax.train import sampling, writers
+
+    draw = sampling.make_draw(model.method, model.mesh, min(model.batch_size, num))
+    cond = sampling.make_cond(model.method, model.config, num, label)
+    weights = (model.params, model.model_state)
+    drawn = draw(*weights, seed=model.seed, num=num, cond=cond)
+    if drawn.ndim == 4:
+        return {"images": drawn, **cond}, images.grid(drawn)
+    return {"points": drawn, **cond}, writers.scatter(drawn)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Images between uint8 files and the float arrays that networks see."""
 
 import os
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,51 @@ def grid(
     cells = cells.reshape(rows, columns, h + pad, w + pad, c)
     picture = cells.swapaxes(1, 2).reshape(rows * (h + pad), columns * (w + pad), c)
     return np.pad(picture, ((0, pad), (0, pad), (0, 0)), constant_values=255)
+
+
+def captioned(
+    cells: np.ndarray, rows: Sequence[str], columns: Sequence[str] = ()
+) -> np.ndarray:
+    """A table of images with a caption left of each row and above each column.
+
+    Args:
+        cells: uint8 [R, K, H, W, C], C = 1, 3 or 4; an empty cell is white.
+        rows: R captions.
+        columns: K captions, or none.
+
+    Returns:
+        One uint8 picture [height, width, 3]. Images grow by a whole factor, to 48
+        pixels a side at least and until each caption fits above its column.
+
+    Raises:
+        ValueError: If there are not as many captions as rows or columns.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    num_rows, num_columns, h, w, c = cells.shape
+    if len(rows) != num_rows or len(columns) not in (0, num_columns):
+        raise ValueError(
+            f"{num_rows} rows and {num_columns} columns of images do not fit "
+            f"{len(rows)} and {len(columns)} captions"
+        )
+    font, gap = ImageFont.load_default(14), 6
+    widest = max([48 - gap, *map(font.getlength, columns)]) + gap
+    factor = int(np.ceil(max(widest / w, 48 / h)))
+    flat = cells.reshape(-1, h, w, c).repeat(factor, 1).repeat(factor, 2)
+    picture = grid(flat, num_columns, pad=2)
+    table = Image.fromarray(picture[..., 0] if c == 1 else picture)
+    left = int(np.ceil(max(map(font.getlength, rows)))) + 2 * gap
+    top = 14 + 2 * gap if columns else 0
+    canvas = Image.new("RGB", (left + table.width, top + table.height), "white")
+    canvas.paste(table, (left, top))
+    draw = ImageDraw.Draw(canvas)
+    for i, text in enumerate(rows):
+        y = top + 2 + i * (factor * h + 2) + factor * h // 2
+        draw.text((left - gap, y), text, "black", font, anchor="rm")
+    for k, text in enumerate(columns):
+        x = left + 2 + k * (factor * w + 2) + factor * w // 2
+        draw.text((x, top // 2), text, "black", font, anchor="mm")
+    return np.asarray(canvas)
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray, *, min_side: int = 0) -> None:

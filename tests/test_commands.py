@@ -101,6 +101,51 @@ def test_sampling_errors_say_what_to_change(workdir, tmp_path, flags, words):
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    "what, flags, shape",
+    [
+        ("interpolate", ["--num=2", "--points=3", "--path=slerp"], (2, 3)),
+        ("interpolate", ["--between=prior", "--num=1", "--label=4"], (1, 9)),
+        ("reconstruct", ["--num=3"], (3,)),
+        ("arithmetic", ["--classes=7,1,4"], (4,)),
+        ("arithmetic", ["--exemplars=1,5/2,3/4,6"], (4,)),
+        ("traverse", ["--axes=0,63", "--points=4"], (2, 4)),
+    ],
+)
+def test_walks_write_a_picture_and_arrays(workdir, tmp_path, what, flags, shape):
+    done = command(
+        "sample.py", f"--workdir={workdir}", f"--out={tmp_path}", f"--what={what}",
+        *flags,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(tmp_path / f"{what}.npz") as file:
+        assert file["images"].shape == (*shape, 8, 8, 1)
+        assert file["images"].dtype == np.uint8
+        assert file["latents"].shape == (*shape, 8, 8, 1)
+        assert file["index"].ndim == file["label"].ndim == 1
+    assert min(Image.open(tmp_path / f"{what}.png").size) >= 48
+
+
+@pytest.mark.parametrize(
+    "flags, code, words",
+    [
+        (["--what=sampels"], 1, "did you mean 'samples'"),
+        (
+            ["--what=manifold"],
+            1,
+            "exactly 2 numbers, but this one's shape is (8, 8, 1)",
+        ),
+        (["--what=samples", "--points=3"], 1, "--what=samples has no field 'points'"),
+        (["--what=traverse", "--axes=0,b"], 2, "invalid numbers value: '0,b'"),
+        (["--what=reconstruct", "--png"], 2, "--png is for samples"),
+    ],
+)
+def test_walking_errors_say_what_to_change(workdir, tmp_path, flags, code, words):
+    done = command("sample.py", f"--workdir={workdir}", f"--out={tmp_path}", *flags)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert words in done.stderr
+
+
 def test_evaluation_reports_the_bound_and_its_protocol(workdir):
     done = command("evaluate.py", f"--workdir={workdir}", "--num=20", "--batch_size=16")
     assert done.returncode == 0, done.stderr[-3000:]

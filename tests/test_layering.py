@@ -10,7 +10,7 @@ import pytest
 from genjax import methods
 
 ROOT = Path(__file__).parents[1] / "genjax"
-PURE = {"losses", "samplers", "schedules", "processes", "images", "types"}
+PURE = {"losses", "samplers", "schedules", "processes", "images", "latents", "types"}
 ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
     **{name: (PURE, {"jax", "numpy"}) for name in PURE},
     "config": ({"config"}, {"ml_collections"}),

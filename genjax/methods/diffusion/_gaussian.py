@@ -415,6 +415,11 @@ def as_method(denoiser: Denoiser, config: ConfigDict, **fields: Any) -> Method:
     ) -> Array:
         return sampler.decode(denoiser.eps_fn(params, denoiser.label_of(cond)), latents)
 
+    def prior(
+        params: Params, model_state: ModelState, keys: Array, cond: Mapping[str, Array]
+    ) -> Array:
+        return samplers.initial_noise(keys, denoiser.shape)
+
     defaults = dict(
         init=denoiser.init,
         sample=sample,
@@ -422,6 +427,7 @@ def as_method(denoiser: Denoiser, config: ConfigDict, **fields: Any) -> Method:
         bound=True,
         encode=encode,
         decode=decode,
+        prior=prior,
         cond=denoiser.cond,
     )
     return Method(**(defaults | fields))
