@@ -1,5 +1,19 @@
-"""Losses: pure functions of arrays and callables, one value per image."""
+"""Losses: pure functions of arrays and callables, one value per example."""
 
-from genjax.losses import diffusion
+from genjax.losses import (
+    adversarial,
+    diffusion,
+    penalties,
+    quantization,
+    reconstruction,
+    variational,
+)
 
-__all__ = ["diffusion"]
+__all__ = [
+    "adversarial",
+    "diffusion",
+    "penalties",
+    "quantization",
+    "reconstruction",
+    "variational",
+]
