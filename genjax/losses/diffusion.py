@@ -14,6 +14,7 @@ from jax import Array
 from jax.scipy.special import log_ndtr
 
 from genjax import processes
+from genjax.losses.variational import gaussian_kl
 from genjax.processes import Table, gather, namespace
 
 
@@ -355,15 +356,6 @@ def discretized_gaussian_log_prob(x0: Array, mean: Array, log_var: Array) -> Arr
     # the ends l - u may round to zero, where even an unused logarithm has no gradient.
     difference = jnp.where(at_end, -1.0, log_lower - log_upper)
     return log_upper + jnp.where(at_end, 0.0, jnp.log(-jnp.expm1(difference)))
-
-
-def gaussian_kl(
-    mean_q: Array, log_var_q: Array, mean_p: Array, log_var_p: Array
-) -> Array:
-    """KL(N(mean_q, exp(log_var_q)) || N(mean_p, exp(log_var_p))) per element, nats."""
-    log_ratio = log_var_q - log_var_p
-    shift = jnp.square(mean_q - mean_p) * jnp.exp(-log_var_p)
-    return 0.5 * (jnp.expm1(log_ratio) - log_ratio + shift)
 
 
 class ImportanceState(NamedTuple):

@@ -175,17 +175,6 @@ def test_weights_multiply_the_loss_of_their_step():
     np.testing.assert_allclose(weighted / plain, [1e4, 1, 1e2], rtol=1e-5)
 
 
-def test_gaussian_kl_is_the_integral():
-    mean_q, log_var_q, mean_p, log_var_p = 0.3, -1.2, -0.5, 0.4
-    q = stats.norm(mean_q, np.exp(log_var_q / 2))
-    p = stats.norm(mean_p, np.exp(log_var_p / 2))
-    expected, _ = integrate.quad(
-        lambda x: q.pdf(x) * (q.logpdf(x) - p.logpdf(x)), -8, 8
-    )
-    kl = diffusion.gaussian_kl(mean_q, log_var_q, mean_p, log_var_p)
-    np.testing.assert_allclose(kl, expected, rtol=1e-5)
-
-
 jitted_log_prob = jax.jit(diffusion.discretized_gaussian_log_prob)
 
 
