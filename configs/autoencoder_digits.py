@@ -1,0 +1,29 @@
+"""Deterministic convolutional autoencoder on the 8x8 digits.
+
+Run: python train.py --config=configs/autoencoder_digits.py \\
+    --workdir=runs/autoencoder_digits
+"""
+
+from genjax.config import ConfigDict, base_config
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "tiny" takes two steps in seconds."""
+    config = base_config(variant)
+    config.method = "vae.autoencoder"
+    config.num_steps = 3000
+    config.data.update(name="digits", batch_size=100)
+    config.model = dict(
+        latent_features=10,
+        network=dict(name="conv", features=32, hidden=128),
+    )
+    config.optimizers = dict(
+        autoencoder=dict(name="adam", learning_rate=1e-3, schedule="cosine")
+    )
+    config.sample_every, config.eval_every = 2000, 2000
+    if variant == "tiny":
+        config.num_steps, config.data.batch_size = 2, 8
+        config.model.latent_features = 3
+        config.model.network.update(features=4, hidden=8)
+        config.eval_examples, config.num_samples = 16, 8
+    return config
