@@ -1,0 +1,212 @@
+"""Vector-quantised autoencoder: images as a few integers.
+
+van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from genjax import images
+from genjax.config import ConfigError, call, choose, compute_dtype
+from genjax.losses import quantization
+from genjax.losses.reconstruction import squared_error
+from genjax.methods._inputs import image_shape
+from genjax.networks.vqvae import Decoder, Encoder
+from genjax.types import Batch, Method, ModelState, Params, Player
+
+
+def make(config: ConfigDict) -> Method:
+    """One player, "vqvae"; config.model holds the arguments of `vqvae`."""
+    return call(vqvae, config.model, config, where="config.model")
+
+
+def vqvae(
+    config: ConfigDict,
+    *,
+    network: Mapping[str, Any],
+    num_codes: int = 512,
+    latent_features: int = 64,
+    codebook: str = "ema",
+    commitment: float = 0.25,
+    decay: float = 0.99,
+    restart: float = 0.03,
+) -> Method:
+    """VQ-VAE on images. Latents are indices, int32 [B, h, w]; it has no prior yet.
+
+    -log p(x | z) is that of a Gaussian with the variance of all pixels: their squared
+    error over that variance, averaged where the likelihood sums, as the codebook's
+    losses are. So neither range nor contrast of the data moves the balance that
+    `commitment` strikes. The variance is the first batch's, kept in the model state.
+
+    Args:
+        config: Resolved.
+        network: features, num_levels and num_res_blocks of `networks.vqvae.Encoder`
+            and `Decoder`.
+        num_codes: K.
+        latent_features: D, the width of a code.
+        codebook: "ema" moves codes as averages (App. A.1), "gradient" by Eq. 3.
+        commitment: Weight beta of the commitment loss.
+        decay: Of the averages, the paper's gamma; "ema" only.
+        restart: Codes chosen less often than this share of the mean are replaced by
+            encoder outputs; 0 replaces none; "ema" only.
+    """
+    choose({"ema": None, "gradient": None}, codebook, "config.model.codebook")
+    shape = image_shape(config)
+    fields = {**network, "dtype": jnp.dtype(compute_dtype(config))}
+    where = "config.model.network"
+    model = Model(
+        call(Encoder, fields, latent_features, where=where),
+        call(Decoder, fields, shape[-1], where=where),
+        num_codes=num_codes,
+        by_gradient=codebook == "gradient",
+        commitment=commitment,
+        decay=decay,
+        restart=restart,
+    )
+    check_numbers(
+        **{"network.features": (model.encoder.features, 1, math.inf)},
+        **{"network.num_res_blocks": (model.encoder.num_res_blocks, 0, math.inf)},
+        num_codes=(num_codes, 1, math.inf),
+        latent_features=(latent_features, 1, math.inf),
+        commitment=(commitment, 0, math.inf),
+        decay=(decay, 0, 1),
+        restart=(restart, 0, 1),
+    )
+    check_sides(shape, model.encoder.num_levels)
+    own = ("encoder", "decoder") + ("codebook",) * model.by_gradient
+    player = Player("vqvae", own, model.loss)
+    return Method(
+        init=model.init, players=(player,), encode=model.encode, decode=model.decode
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """The networks, the codebook and their loss; fields as arguments of `vqvae`.
+
+    Attributes:
+        encoder: Images to vectors [B, h, w, D].
+        decoder: Codes [B, h, w, D] to images.
+        by_gradient: The codebook is a network, and not an entry of the model state.
+    """
+
+    encoder: Encoder
+    decoder: Decoder
+    num_codes: int
+    by_gradient: bool
+    commitment: float
+    decay: float
+    restart: float
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, ModelState]:
+        """Fresh networks, and codes that are encoder outputs of the batch."""
+        encoder_key, decoder_key, codes_key = jax.random.split(key, 3)
+        x = images.to_float(batch["image"])
+        z, encoder = self.encoder.init_with_output(encoder_key, x)
+        params = {
+            "encoder": encoder["params"],
+            "decoder": self.decoder.init(decoder_key, z)["params"],
+        }
+        model_state = {"variance": jnp.maximum(x.var(), 1e-4)}
+        codes = quantization.initial_codebook(codes_key, z, self.num_codes)
+        if self.by_gradient:
+            return {**params, "codebook": {"codes": codes}}, model_state
+        count = quantization.even_count(z, self.num_codes)
+        return params, {**model_state, "codebook": quantization.ema_start(codes, count)}
+
+    def loss(
+        self,
+        params: Params,
+        model_state: ModelState,
+        batch: Batch,
+        key: Array,
+        *,
+        step: Array,
+        train: bool,
+    ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
+        """Eq. 3, whose second term the averages take the place of."""
+        z, codes = self.vectors(params, batch), self.codes(params, model_state)
+        z_q, indices = quantization.quantize(z, codes)
+        mse = squared_error(self.draw(params, z_q), images.to_float(batch["image"]))
+        commitment = quantization.commitment_loss(z, codes, indices)
+        values = mse / model_state["variance"] + self.commitment * commitment
+        changed = {}
+        if self.by_gradient:
+            values += quantization.codebook_loss(z, codes, indices)
+        elif train:
+            changed = {
+                "codebook": self.follow(model_state["codebook"], z, indices, key)
+            }
+        metrics = {
+            "reconstruction": mse.mean(),
+            "commitment": commitment.mean(),
+            "perplexity": quantization.perplexity(indices, self.num_codes),
+            "usage": quantization.usage(indices, self.num_codes),
+        }
+        return values.mean(), (changed, metrics)
+
+    def follow(
+        self, state: Mapping[str, Array], z: Array, indices: Array, key: Array
+    ) -> dict[str, Array]:
+        """The averages after this batch."""
+        state = quantization.ema_update(state, z, indices, decay=self.decay)
+        threshold = self.restart * quantization.even_count(z, self.num_codes)
+        return quantization.restart_dead_codes(state, z, key, threshold=threshold)
+
+    def vectors(self, params: Params, batch: Batch) -> Array:
+        """What the encoder says: float32 [B, h, w, D]."""
+        x = images.to_float(batch["image"])
+        z = self.encoder.apply({"params": params["encoder"]}, x)
+        return z.astype(jnp.float32)
+
+    def draw(self, params: Params, z_q: Array) -> Array:
+        """The decoder's images, float32 [B, H, W, C]."""
+        x = self.decoder.apply({"params": params["decoder"]}, z_q)
+        return x.astype(jnp.float32)
+
+    def codes(self, params: Params, model_state: ModelState) -> Array:
+        """The codebook, float32 [K, D]."""
+        if self.by_gradient:
+            return params["codebook"]["codes"]
+        return quantization.ema_codebook(model_state["codebook"])
+
+    def encode(
+        self, params: Params, model_state: ModelState, key: Array, batch: Batch
+    ) -> Array:
+        """Indices of the nearest codes, int32 [B, h, w]."""
+        z = self.vectors(params, batch)
+        return quantization.nearest(z, self.codes(params, model_state))
+
+    def decode(
+        self, params: Params, model_state: ModelState, latents: Array, cond: Batch
+    ) -> Array:
+        """Images of indices, int32 [B, h, w]."""
+        return self.draw(params, self.codes(params, model_state)[latents])
+
+
+def check_numbers(**ranges: tuple[float, float, float]) -> None:
+    """Raises ConfigError unless each (number, low, high) lies in its range."""
+    for name, (number, low, high) in ranges.items():
+        if not low <= number <= high:
+            raise ConfigError(
+                f"config.model.{name} must lie in {low}..{high}, got {number}"
+            )
+
+
+def check_sides(shape: tuple[int, ...], num_levels: int) -> None:
+    """Raises ConfigError unless height and width can be halved that often."""
+    factor = 2**num_levels
+    if num_levels < 1 or shape[0] % factor or shape[1] % factor:
+        near = tuple(factor * max(1, round(side / factor)) for side in shape[:2])
+        raise ConfigError(
+            f"config.model.network.num_levels={num_levels} must be at least 1 and "
+            f"needs sides that are multiples of {factor}, got {shape[:2]}; the nearest "
+            f"size is {near} (config.data.image_size, for a folder)"
+        )
