@@ -1,0 +1,44 @@
+"""Deep convolutional GANs.
+
+Radford et al., arXiv:1511.06434.
+"""
+
+from ml_collections import ConfigDict
+
+from genjax.config import call
+from genjax.losses import adversarial
+from genjax.methods.gan._game import make_game
+from genjax.types import Method
+
+
+def make(config: ConfigDict) -> Method:
+    """Two players; config.model holds the arguments of `dcgan`."""
+    return call(dcgan, config.model, config, where="config.model")
+
+
+def dcgan(
+    config: ConfigDict,
+    *,
+    features: int = 64,
+    latent_features: int = 100,
+    prior: str = "uniform",
+) -> Method:
+    """The non-saturating game between the networks of the paper's guidelines.
+
+    Args:
+        config: Resolved; the data must be images.
+        features: Of the generator's last and the discriminator's first hidden level.
+        latent_features: Width of the latents.
+        prior: Of the latents, "uniform" in [-1, 1] (the paper's) or "normal".
+    """
+    game = make_game(
+        config,
+        generator=dict(name="dcgan", features=features),
+        discriminator=dict(name="dcgan", features=features),
+        latent_features=latent_features,
+        prior=prior,
+    )
+    return game.method(
+        game.discriminator_loss(adversarial.minimax_discriminator),
+        game.generator_loss(adversarial.non_saturating_generator),
+    )
