@@ -47,7 +47,7 @@ def vae(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]:
     return call, _num_parameters(both)
 
 
-def _dcgan(features: int, latent: int, *, critic_norm: bool):
+def _dcgan(features: int, latent: int, *, critic: bool):
     from torch import nn
 
     f = features
@@ -62,15 +62,16 @@ def _dcgan(features: int, latent: int, *, critic_norm: bool):
         nn.ConvTranspose2d(f, 1, 4, 2, 1),
         nn.Tanh(),
     )
-    norm = [nn.BatchNorm2d(2 * f)] if critic_norm else []
+    # Of one group: layer norm over an example, with a scale for each channel.
+    norm = nn.GroupNorm(1, 2 * f) if critic else nn.BatchNorm2d(2 * f)
     discriminator = nn.Sequential(
         nn.Conv2d(1, f, 4, 2, 1),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(f, 2 * f, 4, 2, 1, bias=not critic_norm),
-        *norm,
+        nn.Conv2d(f, 2 * f, 4, 2, 1, bias=False),
+        norm,
         nn.LeakyReLU(0.2),
         nn.Flatten(),
-        nn.Linear(49 * 2 * f, 1, bias=critic_norm),
+        nn.Linear(49 * 2 * f, 1, bias=not critic),
     )
     return generator, discriminator
 
@@ -81,7 +82,7 @@ def dcgan(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]
     from torch.nn.functional import softplus
 
     latent = config.model.latent_features
-    generator, discriminator = _dcgan(config.model.features, latent, critic_norm=True)
+    generator, discriminator = _dcgan(config.model.features, latent, critic=False)
     for_g, for_d = (
         torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999))
         for net in (generator, discriminator)
@@ -109,7 +110,7 @@ def wgan_gp(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], in
 
     model = config.model
     latent = model.latent_features
-    generator, critic = _dcgan(model.generator.features, latent, critic_norm=False)
+    generator, critic = _dcgan(model.generator.features, latent, critic=True)
     for_g, for_d = (
         torch.optim.Adam(net.parameters(), 1e-4, betas=(0.0, 0.9))
         for net in (generator, critic)
