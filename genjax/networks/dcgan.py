@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from genjax.networks.layers import ACTIVATIONS, Conv, ConvTranspose
+from genjax.networks.layers import ACTIVATIONS, Conv, ConvTranspose, num_halvings
 from genjax.networks.normalization import SpectralNorm
 
 NORMS = ("batch", "layer", "none")
@@ -29,22 +29,6 @@ normal_init = nn.initializers.normal(0.02)
 def scale_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """N(1, 0.02): the scale of batch norm in the authors' code."""
     return 1 + normal_init(key, shape, dtype)
-
-
-def num_levels(height: int, width: int) -> int:
-    """How often an image can be halved with even sides and results of at least 4.
-
-    Raises:
-        ValueError: If not once.
-    """
-    levels = 0
-    while all(side % 2 == 0 and side >= 8 for side in (height, width)):
-        height, width, levels = height // 2, width // 2, levels + 1
-    if not levels:
-        raise ValueError(
-            f"DCGAN needs images with even sides of 8 or more, got {height} x {width}"
-        )
-    return levels
 
 
 class Norm(nn.Module):
@@ -106,7 +90,7 @@ class Generator(nn.Module):
         if len(self.shape) != 3:
             raise ValueError(f"DCGAN needs images [H, W, C], got {self.shape}")
         height, width, channels = self.shape
-        levels = num_levels(height, width)
+        levels = num_halvings(height, width)
         bias = self.norm == "none"  # A norm takes away or adds its own.
         small = height >> levels, width >> levels, self.features << (levels - 1)
         h = nn.Dense(
@@ -162,7 +146,7 @@ class Discriminator(nn.Module):
         """
         check_norm(self.norm, (*NORMS, "spectral"))
         h, maps = x, []
-        for i in range(num_levels(*x.shape[1:3])):
+        for i in range(num_halvings(*x.shape[1:3])):
             normed = i > 0 and self.norm in ("batch", "layer")
             conv = Conv(
                 self.features << i,

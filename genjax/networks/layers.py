@@ -36,6 +36,23 @@ def activation(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
+def num_halvings(height: int, width: int) -> int:
+    """How often an image can be halved with even sides that stay at least 4.
+
+    Raises:
+        ValueError: If not even once.
+    """
+    count = 0
+    while all(side % 2 == 0 and side >= 8 for side in (height, width)):
+        height, width, count = height // 2, width // 2, count + 1
+    if not count:
+        raise ValueError(
+            "the network halves images and needs even sides of at least 8, got "
+            f"{height}x{width}"
+        )
+    return count
+
+
 def num_groups(features: int) -> int:
     """Groups for a group norm: at most 32, and at least four channels in each.
 

@@ -13,25 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from genjax.networks.layers import Conv, ConvTranspose, activation
+from genjax.networks.layers import Conv, ConvTranspose, activation, num_halvings
 from genjax.networks.mlp import MLP
-
-
-def num_halvings(height: int, width: int) -> int:
-    """How often an image can be halved with even sides that stay at least 4.
-
-    Raises:
-        ValueError: If not even once.
-    """
-    count = 0
-    while all(side % 2 == 0 and side >= 8 for side in (height, width)):
-        height, width, count = height // 2, width // 2, count + 1
-    if not count:
-        raise ValueError(
-            "a convolutional network needs images with even sides of at least 8, got "
-            f"{height}x{width}"
-        )
-    return count
 
 
 class MLPCoder(nn.Module):

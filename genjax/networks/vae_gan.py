@@ -10,14 +10,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from genjax.networks.dcgan import Norm, num_levels
-from genjax.networks.layers import Conv
+from genjax.networks.dcgan import Norm
+from genjax.networks.layers import Conv, num_halvings
 
 
 class Discriminator(nn.Module):
     """5 x 5 convolutions, a dense layer and one logit, with batch norm after the first.
 
-    Sides are halved as often as `dcgan.num_levels` says, each time with twice the
+    Sides are halved as often as `layers.num_halvings` says, each time with twice the
     features: as in the paper's Table 1, which has three halvings of 64 x 64.
 
     Attributes:
@@ -37,7 +37,7 @@ class Discriminator(nn.Module):
         of about one in each channel, whatever the weights.
         """
         h = Conv(self.features, (5, 5), dtype=self.dtype, name="conv_in")(x)
-        for i in range(num_levels(*x.shape[1:3])):
+        for i in range(num_halvings(*x.shape[1:3])):
             conv = Conv(
                 self.features << (i + 1),
                 (5, 5),

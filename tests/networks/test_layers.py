@@ -252,3 +252,18 @@ def test_an_activation_has_a_known_name():
     np.testing.assert_allclose(layers.activation("leaky_relu")(-1.0), -0.2)
     with pytest.raises(ValueError, match="relu"):
         layers.activation("rellu")
+
+
+@pytest.mark.parametrize(
+    "sides, expected",
+    [((28, 28), 2), ((32, 32), 3), ((8, 8), 1), ((64, 64), 4), ((16, 24), 2)],
+)
+def test_images_are_halved_while_they_can_be(sides, expected):
+    """28 -> 14 -> 7 stops at the odd, 64 -> 4 at the small."""
+    assert layers.num_halvings(*sides) == expected
+
+
+@pytest.mark.parametrize("sides", [(6, 6), (7, 28), (9, 9), (28, 27)])
+def test_images_that_cannot_be_halved_are_refused(sides):
+    with pytest.raises(ValueError, match="even sides of at least 8"):
+        layers.num_halvings(*sides)

@@ -8,20 +8,6 @@ import pytest
 from genjax.networks import vae
 
 
-@pytest.mark.parametrize(
-    "sides, expected",
-    [((28, 28), 2), ((32, 32), 3), ((8, 8), 1), ((16, 24), 2), ((12, 10), 1)],
-)
-def test_images_are_halved_while_they_can_be(sides, expected):
-    assert vae.num_halvings(*sides) == expected
-
-
-@pytest.mark.parametrize("sides", [(6, 6), (7, 28), (9, 9)])
-def test_images_that_cannot_be_halved_are_refused(sides):
-    with pytest.raises(ValueError, match="even sides of at least 8"):
-        vae.num_halvings(*sides)
-
-
 @pytest.mark.parametrize("sides", [(8, 8), (16, 24), (28, 28)])
 @pytest.mark.parametrize("context", [None, 3])
 def test_convolutional_coders_keep_any_image_size(sides, context):

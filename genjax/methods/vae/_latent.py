@@ -15,7 +15,7 @@ from genjax.config import ConfigError, call, choose, compute_dtype
 from genjax.losses import reconstruction
 from genjax.methods import _inputs
 from genjax.networks import vae as networks
-from genjax.networks.layers import activation
+from genjax.networks.layers import activation, num_halvings
 from genjax.types import Batch, Method, ModelState, Params, Player
 
 Terms = dict[str, Array]  # {name: nats [B]}, which sum to minus an ELBO.
@@ -135,7 +135,7 @@ def make_coders(
     try:
         activation(encoder.activation)
         if isinstance(encoder, networks.ConvEncoder):
-            networks.num_halvings(*_inputs.image_shape(config)[:2])
+            num_halvings(*_inputs.image_shape(config)[:2])
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     return encoder, networks.SharedScale(decoder) if shared_scale else decoder

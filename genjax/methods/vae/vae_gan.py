@@ -24,7 +24,8 @@ from genjax.losses.adversarial import (
 from genjax.losses.reconstruction import squared_error
 from genjax.losses.variational import gaussian_kl
 from genjax.methods._inputs import image_shape
-from genjax.networks.dcgan import Generator, num_levels
+from genjax.networks.dcgan import Generator
+from genjax.networks.layers import num_halvings
 from genjax.networks.vae import ConvEncoder
 from genjax.networks.vae_gan import Discriminator
 from genjax.types import Batch, Method, ModelState, Params, Player
@@ -263,7 +264,7 @@ def check(
 ) -> None:
     """Raises ConfigError for images or numbers that the method cannot work with."""
     try:
-        num_levels(*shape[:2])
+        num_halvings(*shape[:2])
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from None
     if latent_features < 1 or gamma < 0 or feature_variance <= 0:
