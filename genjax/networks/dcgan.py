@@ -6,9 +6,10 @@ norm except at the generator's output and the discriminator's input, no hidden f
 connected layer, ReLU and tanh in the generator, LeakyReLU in the discriminator.
 
 An image is halved while its sides stay even and at least 4, and features double each
-time: 64 -> 4 by four levels as in the paper, 28 -> 7 by two. Kernels are 4 x 4 with
-stride 2, where the paper draws 5 x 5: 4 is a multiple of the stride, so that each pixel
-is made by equally many taps and no checkerboard is built in.
+time: 64 -> 4 by four levels as in the paper, 28 -> 7 by two. `levels` can ask for more,
+by which odd sides round up: 28 -> 4 by three. Kernels are 4 x 4 with stride 2, where
+the paper draws 5 x 5: 4 is a multiple of the stride, so that each pixel is made by
+equally many taps and no checkerboard is built in.
 """
 
 import math
@@ -29,6 +30,23 @@ normal_init = nn.initializers.normal(0.02)
 def scale_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """N(1, 0.02): the scale of batch norm in the authors' code."""
     return 1 + normal_init(key, shape, dtype)
+
+
+def level_sizes(height: int, width: int, levels: int | None) -> list[tuple[int, int]]:
+    """Sizes of an image and of its halves, rounded up: `levels` + 1 of them.
+
+    Raises:
+        ValueError: If nothing is left to halve, or without `levels` as `num_levels`.
+    """
+    levels = num_levels(height, width) if levels is None else levels
+    sizes = [(height, width)]
+    for _ in range(levels):
+        if min(sizes[-1]) < 2:
+            raise ValueError(f"{height} x {width} images do not halve {levels} times")
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    if levels < 1:
+        raise ValueError(f"levels must be at least 1, got {levels}")
+    return sizes
 
 
 class Norm(nn.Module):
@@ -73,6 +91,7 @@ class Generator(nn.Module):
     Attributes:
         shape: (H, W, C) of the images.
         features: Of the last hidden level; doubled at each level before.
+        levels: Times that the size doubles; None as `num_levels` says.
         norm: "batch", "layer" or "none".
 
     Reference: Radford et al., arXiv:1511.06434, Sec. 3 and Fig. 1.
@@ -80,6 +99,7 @@ class Generator(nn.Module):
 
     shape: tuple[int, ...]
     features: int = 64
+    levels: int | None = None
     norm: str = "batch"
     dtype: Any = None
 
@@ -89,10 +109,9 @@ class Generator(nn.Module):
         check_norm(self.norm, NORMS)
         if len(self.shape) != 3:
             raise ValueError(f"DCGAN needs images [H, W, C], got {self.shape}")
-        height, width, channels = self.shape
-        levels = num_halvings(height, width)
+        *sizes, small = level_sizes(*self.shape[:2], self.levels)
         bias = self.norm == "none"  # A norm takes away or adds its own.
-        small = height >> levels, width >> levels, self.features << (levels - 1)
+        small = *small, self.features << (len(sizes) - 1)
         h = nn.Dense(
             math.prod(small),
             use_bias=bias,
@@ -100,16 +119,18 @@ class Generator(nn.Module):
             dtype=self.dtype,
             name="project",
         )(z).reshape(-1, *small)
-        for i in range(levels):
+        for i, (height, width) in enumerate(reversed(sizes)):
             h = Norm(self.norm, self.dtype, name=f"norm_{i}")(h, train=train)
-            last = i == levels - 1
+            last = i == len(sizes) - 1
             h = ConvTranspose(
-                channels if last else self.features << (levels - 2 - i),
+                self.shape[-1] if last else self.features << (len(sizes) - 2 - i),
                 use_bias=bias or last,
                 kernel_init=normal_init,
                 dtype=self.dtype,
                 name="out" if last else f"deconv_{i}",
             )(nn.relu(h))
+            # The transpose of the convolution that halves an odd side, rounding up.
+            h = h[:, :height, :width]
         return jnp.tanh(h.astype(jnp.float32))
 
 
@@ -118,6 +139,7 @@ class Discriminator(nn.Module):
 
     Attributes:
         features: Of the first level; doubled at each level after it.
+        levels: Times that the size halves; None as `num_levels` says.
         norm: "batch", "layer", "none", or "spectral", of every weight. A penalty on the
             gradient at each example rules out "batch", which makes examples depend on
             each other.
@@ -129,6 +151,7 @@ class Discriminator(nn.Module):
     """
 
     features: int = 64
+    levels: int | None = None
     norm: str = "batch"
     num_outputs: int = 1
     out_bias: bool = True

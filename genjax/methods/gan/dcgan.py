@@ -20,6 +20,7 @@ def dcgan(
     config: ConfigDict,
     *,
     features: int = 64,
+    levels: int | None = None,
     latent_features: int = 100,
     prior: str = "uniform",
 ) -> Method:
@@ -28,13 +29,15 @@ def dcgan(
     Args:
         config: Resolved; the data must be images.
         features: Of the generator's last and the discriminator's first hidden level.
+        levels: Times that an image is halved; None while its sides are even and the
+            halves at least 4.
         latent_features: Width of the latents.
         prior: Of the latents, "uniform" in [-1, 1] (the paper's) or "normal".
     """
     game = make_game(
         config,
-        generator=dict(name="dcgan", features=features),
-        discriminator=dict(name="dcgan", features=features),
+        generator=dict(name="dcgan", features=features, levels=levels),
+        discriminator=dict(name="dcgan", features=features, levels=levels),
         latent_features=latent_features,
         prior=prior,
     )
