@@ -8,7 +8,17 @@ from PIL import Image
 from genjax.train import checkpoints, loop, phases
 
 
-@pytest.mark.parametrize("name", ["ddpm_mnist", "ddpm_cifar", "improved_ddpm_cifar"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ddpm_mnist",
+        "ddpm_cifar",
+        "improved_ddpm_cifar",
+        "vae_mnist",
+        "conv_vae_cifar",
+        "dcgan_mnist",
+    ],
+)
 def test_tiny_variants_run_on_real_data(name, tfds_data_dir, tmp_path):
     config = recipes.get(name)
     config.data.data_dir = tfds_data_dir

@@ -35,18 +35,18 @@ def scale_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
 def level_sizes(height: int, width: int, levels: int | None) -> list[tuple[int, int]]:
     """Sizes of an image and of its halves, rounded up: `levels` + 1 of them.
 
+    Args:
+        height: Of the image.
+        width: Of the image.
+        levels: Times to halve; None as `num_halvings` says.
+
     Raises:
-        ValueError: If nothing is left to halve, or without `levels` as `num_levels`.
+        ValueError: If nothing is left to halve, or, with None, as `num_halvings`.
     """
-    levels = num_levels(height, width) if levels is None else levels
-    sizes = [(height, width)]
-    for _ in range(levels):
-        if min(sizes[-1]) < 2:
-            raise ValueError(f"{height} x {width} images do not halve {levels} times")
-        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
-    if levels < 1:
-        raise ValueError(f"levels must be at least 1, got {levels}")
-    return sizes
+    levels = num_halvings(height, width) if levels is None else levels
+    if not 1 <= levels <= (min(height, width) - 1).bit_length():
+        raise ValueError(f"{height}x{width} images do not halve {levels} times")
+    return [(-(-height >> i), -(-width >> i)) for i in range(levels + 1)]
 
 
 class Norm(nn.Module):
@@ -91,7 +91,7 @@ class Generator(nn.Module):
     Attributes:
         shape: (H, W, C) of the images.
         features: Of the last hidden level; doubled at each level before.
-        levels: Times that the size doubles; None as `num_levels` says.
+        levels: Times that the size doubles; None as `num_halvings` says.
         norm: "batch", "layer" or "none".
 
     Reference: Radford et al., arXiv:1511.06434, Sec. 3 and Fig. 1.
@@ -139,7 +139,7 @@ class Discriminator(nn.Module):
 
     Attributes:
         features: Of the first level; doubled at each level after it.
-        levels: Times that the size halves; None as `num_levels` says.
+        levels: Times that the size halves; None as `num_halvings` says.
         norm: "batch", "layer", "none", or "spectral", of every weight. A penalty on the
             gradient at each example rules out "batch", which makes examples depend on
             each other.
@@ -169,7 +169,7 @@ class Discriminator(nn.Module):
         """
         check_norm(self.norm, (*NORMS, "spectral"))
         h, maps = x, []
-        for i in range(num_halvings(*x.shape[1:3])):
+        for i in range(len(level_sizes(*x.shape[1:3], self.levels)) - 1):
             normed = i > 0 and self.norm in ("batch", "layer")
             conv = Conv(
                 self.features << i,

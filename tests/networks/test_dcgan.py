@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.networks.dcgan import Discriminator, Generator
+from genjax.networks.dcgan import Discriminator, Generator, level_sizes
 
 KEY = jax.random.key(0)
 
@@ -70,6 +70,14 @@ def test_sizes_come_back(size):
     assert image.dtype == values.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("levels", [0, 5])
+def test_levels_that_an_image_does_not_have_are_refused(levels):
+    """28 -> 14 -> 7 -> 4 -> 2 -> 1 is five; 16 -> 1 only four."""
+    assert level_sizes(28, 28, 5)[-1] == (1, 1)
+    with pytest.raises(ValueError, match="do not halve"):
+        level_sizes(28, 16, levels)
+
+
 def test_weights_start_as_in_the_authors_code():
     """N(0, 0.02) for kernels and N(1, 0.02) for batch norm's scales."""
     params = Generator((16, 16, 3), features=64).init(
@@ -96,13 +104,17 @@ def torch_norm(torch, params, stats, train):
     return norm
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_networks_agree_with_pytorch(train):
-    """The same weights in the layers that the reference implementations use."""
+@pytest.mark.parametrize("side, train", [(16, True), (16, False), (14, True)])
+def test_networks_agree_with_pytorch(side, train):
+    """The same weights in the layers that the reference implementations use.
+
+    14 -> 7 -> 4 rounds up: a row and a column of zeros more going down, which are cut
+    off again going up.
+    """
     reason = "PyTorch is what this is compared to"
     torch = pytest.importorskip("torch", reason=reason)
     z = jax.random.normal(KEY, (6, 5))
-    generator = Generator((16, 16, 2), features=4)
+    generator = Generator((side, side, 2), features=4, levels=2)
     g = moved(generator.init(KEY, z, train=False))
     image, _ = generator.apply(g, z, train=train, mutable=["batch_stats"])
     params, stats = g["params"], g["batch_stats"]
@@ -118,10 +130,11 @@ def test_networks_agree_with_pytorch(train):
         h = torch.nn.functional.conv_transpose2d(
             torch.relu(norm(h)), kernel, bias, stride=2, padding=1
         )
+        h = h[:, :, : side // (2 - i), : side // (2 - i)]
     expected = torch.tanh(h).permute(0, 2, 3, 1).detach().numpy()
     np.testing.assert_allclose(image, expected, atol=2e-5)
 
-    discriminator = Discriminator(features=4)
+    discriminator = Discriminator(features=4, levels=2)
     d = moved(discriminator.init(KEY, image, train=False))
     values, changed = discriminator.apply(
         d, image, train=train, mutable=["batch_stats"]
@@ -131,6 +144,8 @@ def test_networks_agree_with_pytorch(train):
     for i in range(2):
         kernel = tensor(params[f"conv_{i}"]["kernel"]).permute(3, 2, 0, 1)
         bias = tensor(params["conv_0"]["bias"]) if i == 0 else None
+        odd = h.shape[-1] % 2
+        h = torch.nn.functional.pad(h, (0, odd, 0, odd))
         h = torch.nn.functional.conv2d(h, kernel, bias, stride=2, padding=1)
         if i:
             norm = torch_norm(
