@@ -47,33 +47,39 @@ def vae(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]:
     return call, _num_parameters(both)
 
 
-def _dcgan(features: int, latent: int, *, critic: bool):
+def _dcgan(features: int, latent: int, levels: int, *, critic: bool):
     from torch import nn
 
-    f = features
-    generator = nn.Sequential(
-        nn.Linear(latent, 49 * 2 * f, bias=False),
-        nn.Unflatten(1, (2 * f, 7, 7)),
-        nn.BatchNorm2d(2 * f),
-        nn.ReLU(),
-        nn.ConvTranspose2d(2 * f, f, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(f),
-        nn.ReLU(),
-        nn.ConvTranspose2d(f, 1, 4, 2, 1),
-        nn.Tanh(),
-    )
-    # Of one group: layer norm over an example, with a scale for each channel.
-    norm = nn.GroupNorm(1, 2 * f) if critic else nn.BatchNorm2d(2 * f)
-    discriminator = nn.Sequential(
-        nn.Conv2d(1, f, 4, 2, 1),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(f, 2 * f, 4, 2, 1, bias=False),
-        norm,
-        nn.LeakyReLU(0.2),
-        nn.Flatten(),
-        nn.Linear(49 * 2 * f, 1, bias=not critic),
-    )
-    return generator, discriminator
+    class Cut(nn.Module):
+        def forward(self, x):
+            return x[:, :, :7, :7]  # Of 8 x 8, which 4 x 4 doubles to.
+
+    def norm(width, *, one_group=False):
+        # Of one group: layer norm over an example, with a scale for each channel.
+        return nn.GroupNorm(1, width) if one_group else nn.BatchNorm2d(width)
+
+    sides = [28, 14, 7, 4][: levels + 1]
+    widths = [features << i for i in range(levels)]
+    top = widths[-1]
+    generator = [
+        nn.Linear(latent, sides[-1] ** 2 * top, bias=False),
+        nn.Unflatten(1, (top, sides[-1], sides[-1])),
+    ]
+    discriminator = []
+    for level in reversed(range(levels)):
+        out = widths[level - 1] if level else 1
+        generator += [norm(widths[level]), nn.ReLU()]
+        deconv = nn.ConvTranspose2d(widths[level], out, 4, 2, 1, bias=not level)
+        generator += [deconv, Cut()] if sides[level] == 7 else [deconv]
+    for level, width in enumerate(widths):
+        before = widths[level - 1] if level else 1
+        odd = [nn.ZeroPad2d((0, 1, 0, 1))] if sides[level] == 7 else []
+        discriminator += [*odd, nn.Conv2d(before, width, 4, 2, 1, bias=not level)]
+        discriminator += [norm(width, one_group=critic)] if level else []
+        discriminator += [nn.LeakyReLU(0.2)]
+    out = nn.Linear(sides[-1] ** 2 * top, 1, bias=not critic)
+    discriminator += [nn.Flatten(), out]
+    return nn.Sequential(*generator, nn.Tanh()), nn.Sequential(*discriminator)
 
 
 def dcgan(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]:
@@ -81,8 +87,11 @@ def dcgan(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]
     import torch
     from torch.nn.functional import softplus
 
-    latent = config.model.latent_features
-    generator, discriminator = _dcgan(config.model.features, latent, critic=False)
+    model = config.model
+    latent = model.latent_features
+    generator, discriminator = _dcgan(
+        model.features, latent, model.levels, critic=False
+    )
     for_g, for_d = (
         torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999))
         for net in (generator, discriminator)
@@ -110,7 +119,7 @@ def wgan_gp(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], in
 
     model = config.model
     latent = model.latent_features
-    generator, critic = _dcgan(model.generator.features, latent, critic=True)
+    generator, critic = _dcgan(model.generator.features, latent, 2, critic=True)
     for_g, for_d = (
         torch.optim.Adam(net.parameters(), 1e-4, betas=(0.0, 0.9))
         for net in (generator, critic)

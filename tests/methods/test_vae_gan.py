@@ -16,7 +16,7 @@ from genjax.train import phases
 
 def made(**changes):
     config = recipes.get("vae_gan_digits")
-    config.model.update(changes)
+    config.model.update({"feature_variance": 1.0, **changes})
     (phase,) = phases.build(config)
     key, batch = phases.example(phase)
     return phase.method, *phase.method.init(key, batch), batch
