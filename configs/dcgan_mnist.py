@@ -1,7 +1,7 @@
 """DCGAN on MNIST: the guidelines and settings of arXiv:1511.06434, Sec. 3 and 4.
 
 Three levels, 28 -> 14 -> 7 -> 4, take the place of the paper's four, for 64 x 64
-images: with two, samples had strokes of digits more often than their shapes.
+images.
 
 Data: python -m genjax.data.prepare mnist
 Run: python train.py --config=configs/dcgan_mnist.py --workdir=runs/dcgan_mnist

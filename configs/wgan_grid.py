@@ -1,7 +1,7 @@
 """WGAN with clipped weights, arXiv:1701.07875, on 25 Gaussians in the plane.
 
-The clip is c = 0.1: at the paper's 0.01 the critic's slope vanishes on its way through
-four layers, and the generator has learnt nothing after 3,000 steps.
+The clip is c = 0.1: at the paper's 0.01 the generator has learnt next to nothing after
+3,000 steps.
 
 Run: python train.py --config=configs/wgan_grid.py --workdir=runs/wgan_grid
 """
