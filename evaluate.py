@@ -85,14 +85,17 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         batch_size=args.batch_size,
         seed=args.seed,
     )
-    measured = evaluator.split(source, num)
-    if args.probe:
-        measured |= evaluator.latents(dataset.train, source, args.probe, num)
+    # What can be refused comes before what takes long.
+    measured = {}
+    if args.num_samples:
+        draw = sampling.make_draw(method, mesh, args.batch_size)
     if args.outliers:
         other = evaluation.foreign(config, args.outliers, args.split)
         measured |= evaluator.outliers(source, other, num)
+    if args.probe:
+        measured |= evaluator.latents(dataset.train, source, args.probe, num)
+    measured |= evaluator.split(source, num)
     if args.num_samples:
-        draw = sampling.make_draw(method, mesh, args.batch_size)
         cond = sampling.make_cond(method, config, args.num_samples)
         measured |= evaluation.of_samples(
             draw(

@@ -238,6 +238,12 @@ def overrides(words: Sequence[str], section: str) -> dict[str, Any]:
     return values
 
 
+def check_count(what: str, value: Any) -> None:
+    """Raises ConfigError unless the value is a whole number from 1 on."""
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{what} must be a whole number from 1 on, got {value!r}")
+
+
 def choose(options: Mapping[str, Any], name: str, where: str) -> Any:
     """options[name], or a ConfigError that lists what there is."""
     if name not in options:

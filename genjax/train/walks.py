@@ -118,7 +118,7 @@ class Model:
             cond, keys = make_cond(method, self.config, 1), image_keys(0, 1)
             spec = jax.eval_shape(method.prior, *weights, keys, cond)
         else:
-            batch = read(self.examples[1], [0])
+            batch = data.gather(self.examples[1], np.array([0]))
             spec = jax.eval_shape(method.encode, *weights, jax.random.key(0), batch)
         return jax.ShapeDtypeStruct(spec.shape[1:], spec.dtype)
 
@@ -397,7 +397,7 @@ def pick_source(model: Model, between: str | None) -> str:
 def from_images(model: Model, index: np.ndarray) -> Start:
     """The latents of examples of the test split, and what says which they are."""
     name, source = model.examples
-    batch = read(source, index)
+    batch = data.gather(source, np.asarray(index))
     cond = {entry: batch[entry] for entry in model.method.cond}
     arrays = {"real": batch["image"], "index": index, "split": np.asarray(name), **cond}
     if "label" in batch:
@@ -483,12 +483,6 @@ def of_classes(source: Any, wanted: np.ndarray) -> np.ndarray:
             return found
     lacking = sorted(c for c, places in free.items() if places)
     raise ConfigError(f"the {len(source)} images are too few of classes {lacking}")
-
-
-def read(source: Any, index: Sequence[int]) -> dict[str, np.ndarray]:
-    """Some examples as one batch."""
-    rows = [source[int(i)] for i in index]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def decode_table(

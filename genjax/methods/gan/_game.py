@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call, choose, compute_dtype
+from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.methods._inputs import floats
 from genjax.networks import dcgan, resnet_gan
 from genjax.networks.layers import activation
@@ -363,9 +363,3 @@ def make_network(
             "and config.dtype"
         )
     return call(module, {**fields, **fixed}, where=where)
-
-
-def check_count(what: str, value: Any) -> None:
-    """Raises ConfigError unless the value is a whole number from 1 on."""
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{what} must be a whole number from 1 on, got {value!r}")

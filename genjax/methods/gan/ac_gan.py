@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call, choose
+from genjax.config import ConfigError, call, check_count, choose
 from genjax.losses import adversarial
 from genjax.methods._inputs import classes, floats
 from genjax.methods.gan._game import (
@@ -21,7 +21,6 @@ from genjax.methods.gan._game import (
     GENERATORS,
     PRIORS,
     Game,
-    check_count,
     make_network,
 )
 from genjax.methods.gan.conditional_gan import WithLabel

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call, choose
+from genjax.config import ConfigError, call, check_count, choose
 from genjax.losses import adversarial
 from genjax.methods._inputs import floats, image_shape
-from genjax.methods.gan._game import PRIORS, Game, check_count, make_network
+from genjax.methods.gan._game import PRIORS, Game, make_network
 from genjax.networks.began import Autoencoder, Decoder
 from genjax.types import Batch, LossFn, Method, ModelState, Params
 

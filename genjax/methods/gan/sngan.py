@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from genjax.config import call, choose
+from genjax.config import call, check_count, choose
 from genjax.losses import adversarial
 from genjax.methods._inputs import classes, image_shape
 from genjax.methods.gan._game import (
@@ -18,7 +18,6 @@ from genjax.methods.gan._game import (
     GENERATORS,
     PRIORS,
     Game,
-    check_count,
     make_network,
 )
 from genjax.types import Method

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError
+from genjax.config import ConfigError, check_count
 from genjax.losses import variational
 from genjax.methods import _inputs
 from genjax.methods.vae._latent import (
@@ -167,10 +167,7 @@ def make_model(
         num_posterior_components=num_posterior_components,
     )
     for field, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(
-                f"config.model.{field} must be a whole number from 1 on, got {value!r}"
-            )
+        check_count(f"config.model.{field}", value)
     pixels = make_pixels(config, decoder, binarize)
     if shared_scale and decoder == "bernoulli":
         raise ConfigError(

@@ -1,5 +1,6 @@
 """What variational autoencoders share: pixels, networks, the bound and its stream."""
 
+import abc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call, choose, compute_dtype
+from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.losses import reconstruction
 from genjax.methods import _inputs
 from genjax.networks import vae as networks
@@ -142,7 +143,7 @@ def make_coders(
 
 
 @dataclass(frozen=True)
-class LatentModel:
+class LatentModel(abc.ABC):
     """A generative model p(z) p(x | z) with its inference network q(z | x).
 
     Attributes:
@@ -176,16 +177,17 @@ class LatentModel:
             return None
         return jax.nn.one_hot(batch["label"], self.num_classes)
 
+    @abc.abstractmethod
     def example_inputs(
         self, x: Array, context: Array | None
     ) -> dict[str, tuple[Array | None, ...]]:
         """What each network takes, {network: arguments}, to initialise it with."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def infer(self, params: Params, x: Array, context: Array | None) -> Any:
         """What q(z | x) needs to know of x, arrays [B, ...]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def draw(
         self,
         params: Params,
@@ -199,7 +201,6 @@ class LatentModel:
         Both are nats [B]; the exponential of the second is an unbiased estimate of
         p(x), and the terms are one of the ELBO.
         """
-        raise NotImplementedError
 
     def terms(
         self,
@@ -212,13 +213,13 @@ class LatentModel:
         """The terms of -ELBO, with divergences in closed form where there is one."""
         return self.draw(params, posterior, x, context, key)[0]
 
+    @abc.abstractmethod
     def mean(self, posterior: Any) -> Array:
         """The mean of the latents that `decode` takes, [B, ...]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def prior(self, params: Params, keys: Array) -> Array:
         """Latents [N, ...], each from its own key."""
-        raise NotImplementedError
 
     def outputs(self, params: Params, z: Array, context: Array | None) -> Array:
         """The decoder's [N, *out_shape] for latents [N, ...]."""
@@ -343,10 +344,7 @@ def make_log_likelihood(model: LatentModel) -> Callable[..., tuple[Array, Terms]
         Reference: Burda et al., arXiv:1509.00519, Sec. 3, Eq. 8.
         """
         for field, value in dict(num_samples=num_samples, chunk=chunk).items():
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"likelihood.{field} must be a whole number from 1 on, got {value}"
-                )
+            check_count(f"config.likelihood.{field}", value)
         inputs_key, key = jax.random.split(key)
         x, context = model.pixels.inputs(batch, inputs_key), model.context(batch)
         posterior = model.infer(params, x, context)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call
+from genjax.config import call, check_count
 from genjax.losses.reconstruction import squared_error
 from genjax.methods import _inputs
 from genjax.methods.vae._latent import make_coders
@@ -36,11 +36,7 @@ def autoencoder(
         latent_features: Dimensions of the code.
         network: As in `vae.vae`: name "mlp" or "conv" and its arguments.
     """
-    if not isinstance(latent_features, int) or latent_features < 1:
-        raise ConfigError(
-            "config.model.latent_features must be a whole number from 1 on, "
-            f"got {latent_features!r}"
-        )
+    check_count("config.model.latent_features", latent_features)
     encoder, decoder = make_coders(
         config,
         network,

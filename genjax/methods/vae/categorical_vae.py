@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call
+from genjax.config import ConfigError, call, check_count
 from genjax.losses import variational
 from genjax.methods.vae._latent import (
     LatentModel,
@@ -68,12 +68,8 @@ def categorical_vae(
 
     Reference: arXiv:1611.01144, Sec. 2 and 4.
     """
-    numbers = dict(num_latents=num_latents, num_categories=num_categories)
-    for field, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(
-                f"config.model.{field} must be a whole number from 1 on, got {value!r}"
-            )
+    check_count("config.model.num_latents", num_latents)
+    check_count("config.model.num_categories", num_categories)
     if min(temperature, min_temperature) <= 0 or anneal_rate < 0:
         raise ConfigError(
             "config.model: temperature and min_temperature must be above 0 and "

@@ -10,7 +10,7 @@ import jax
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call
+from genjax.config import call, check_count
 from genjax.losses import variational
 from genjax.methods.vae._gaussian import make_model
 from genjax.methods.vae._latent import as_method
@@ -52,11 +52,7 @@ def iwae(
         num_posterior_components: Of q(z | x).
     """
     k = num_importance_samples
-    if not isinstance(k, int) or k < 1:
-        raise ConfigError(
-            "config.model.num_importance_samples must be a whole number from 1 on, "
-            f"got {k!r}"
-        )
+    check_count("config.model.num_importance_samples", k)
     model = make_model(
         config,
         latent_features=latent_features,
