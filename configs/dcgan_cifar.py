@@ -20,7 +20,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = dict(features=128, latent_features=100)
     adam = dict(name="adam", learning_rate=2e-4, b1=0.5)
     config.optimizers = dict(discriminator=dict(adam), generator=dict(adam))
+    # The best samples are kept beside the last: sample.py --step=best.
+    config.eval_every, config.eval_samples = 2500, 1000
+    config.checkpoint.best_metric = "samples/frechet"
     if variant == "tiny":
+        config.eval_samples = 8
         config.num_steps, config.data.batch_size = 2, 8
         config.model.features = 16
         config.eval_examples, config.num_samples = 16, 8

@@ -16,7 +16,11 @@ def get_config(variant: str = "") -> ConfigDict:
     adam = dict(name="adam", learning_rate=2e-4, b1=0.5)
     config.optimizers = dict(discriminator=dict(adam), generator=dict(adam))
     config.sample_every = 1000
+    # The best samples are kept beside the last: sample.py --step=best.
+    config.eval_every, config.eval_samples = 500, 1000
+    config.checkpoint.best_metric = "samples/frechet"
     if variant == "tiny":
+        config.eval_samples = 8
         config.num_steps, config.data.batch_size = 2, 8
         config.model.features = 32
         config.eval_examples, config.num_samples = 16, 8

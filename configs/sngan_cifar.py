@@ -30,7 +30,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizers = dict(discriminator=dict(adam), generator=dict(adam))
     config.sample_every = 5000
     config.checkpoint.every = 5000
+    # The best samples are kept beside the last: sample.py --step=best.
+    config.eval_every, config.eval_samples = 2500, 1000
+    config.checkpoint.best_metric = "samples/frechet"
     if variant == "tiny":
+        config.eval_samples = 8
         config.num_steps, config.data.batch_size = 2, 8
         config.model.update(latent_features=8, discriminator_steps=1)
         config.model.generator.features = (8, 8)
