@@ -16,6 +16,9 @@ draws of the prior, of which draw i is that of sample i:
   arithmetic   mean latent of A - B + C: --classes=A,B,C, the first three real images of
                each class, or --exemplars=1,5,7/2,3,9/4,6,8, draws chosen by hand
   traverse     one number of a latent at a time (--axes) over --points from -3 to 3
+  complete     --points draws of what --known=top of a real image leaves open
+  density      points of the plane: data, samples, and the density at --points a side
+  denoise      real images with noise of --sigma, and what is made of those
 With real images, --label says of which classes they are.
 """
 
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
     from genjax.train.walks import Model
 
 OPTIONS = (  # Which of them applies depends on --what.
-    "num", "label", "points", "path", "between", "classes", "exemplars", "axes"
+    "num", "label", "points", "path", "between", "classes", "exemplars", "axes",
+    "known", "sigma",
 )  # fmt: skip
 
 
@@ -65,6 +69,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     walk("--between", help="images or prior (images where the method encodes them)")
     walk("--classes", type=numbers, help="A,B,C of arithmetic")
     walk("--exemplars", type=groups, help="draws for A, B and C: 1,5,7/2,3,9/4,6,8")
+    walk("--known", help="top, bottom, left or right: what --what=complete keeps (top)")
+    walk("--sigma", type=float, help="of the noise of --what=denoise (0.3)")
     walk("--axes", type=numbers, help="places in the flattened latent (the first 10)")
     args, rest = parser.parse_known_args()
     if args.guidance_scale is not None:

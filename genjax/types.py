@@ -67,7 +67,14 @@ class Method:
         decode: (params, model_state, latents, cond) -> images as from `sample`.
         prior: (params, model_state, keys [N], cond) -> latents [N, ...] such as
             `sample` decodes.
-        cond: Batch entries that `sample` and `decode` need, such as "label".
+        energy: (params, model_state, batch) -> [B], where the density is proportional
+            to exp(-energy): what a method without a `log_likelihood` can say of one.
+        complete: (params, model_state, keys [N], images float [N, H, W, C] in [-1, 1],
+            known bool [N, H, W], cond) -> images as from `sample`, whose known pixels
+            are those given and the others drawn to go with them.
+        denoise: (params, model_state, keys [N], images float [N, H, W, C], cond) ->
+            likelier images near those given.
+        cond: Batch entries that `sample`, `decode` and the like need, such as "label".
     """
 
     init: Callable[[Array, Batch], tuple[Params, ModelState]]
@@ -78,4 +85,7 @@ class Method:
     encode: Callable[..., Array] | None = None
     decode: Callable[..., Array] | None = None
     prior: Callable[..., Array] | None = None
+    energy: Callable[..., Array] | None = None
+    complete: Callable[..., Array] | None = None
+    denoise: Callable[..., Array] | None = None
     cond: tuple[str, ...] = ()

@@ -29,6 +29,11 @@ def random_state(state: TrainState) -> TrainState:
     return state.replace(params=jax.tree.unflatten(structure, moved))
 
 
+def rows_of(batch) -> tuple[int]:
+    """(B,), of images or points."""
+    return batch["image" if "image" in batch else "point"].shape[:1]
+
+
 @pytest.fixture(scope="module", params=METHODS)
 def made(request, tmp_path_factory):
     """(phase, state) of the method's tiny recipe."""
@@ -128,9 +133,59 @@ def test_likelihoods_are_one_number_an_image_and_their_parts_add_up(made):
     nats, parts = jax.jit(phase.method.log_likelihood)(
         state.params, state.model_state, jax.random.key(0), batch
     )
-    assert nats.shape == batch["image"].shape[:1] and np.isfinite(nats).all()
+    assert nats.shape == rows_of(batch) and np.isfinite(nats).all()
     if parts:
         np.testing.assert_allclose(sum(parts.values()), -nats, rtol=1e-5)
+
+
+def test_energies_are_one_number_an_example_and_tell_examples_apart(made):
+    phase, state = made
+    if phase.method.energy is None:
+        pytest.skip("the method has no energy")
+    _, batch = phases.example(phase)
+    energy = jax.jit(phase.method.energy)(state.params, state.model_state, batch)
+    assert energy.shape == rows_of(batch) and np.isfinite(energy).all()
+    assert np.ptp(energy) > 0
+
+
+def test_completions_keep_what_is_known_and_draw_the_rest_by_their_keys(made):
+    phase, state = made
+    if phase.method.complete is None:
+        pytest.skip("the method completes nothing")
+    _, batch = phases.example(phase)
+    cond = {name: batch[name][:4] for name in phase.method.cond}
+    shown = np.where(np.asarray(batch["image"][:4]) > 127, 1.0, -1.0)
+    known = np.zeros(shown.shape[:3], bool)
+    known[:, : known.shape[1] // 2] = True
+    complete = jax.jit(phase.method.complete)
+    weights = state.params, state.model_state
+
+    def draw(seed, rows):
+        keys = sampling.image_keys(seed, 4)[rows]
+        own = {name: value[rows] for name, value in cond.items()}
+        return np.asarray(complete(*weights, keys, shown[rows], known[rows], own))
+
+    drawn = draw(0, np.arange(4))
+    assert drawn.shape == shown.shape and np.isfinite(drawn).all()
+    np.testing.assert_allclose(drawn[known], shown[known], atol=1e-5)
+    assert np.abs(draw(1, np.arange(4)) - drawn)[~known].max() > 0.05
+    np.testing.assert_allclose(draw(0, np.array([2, 0])), drawn[[2, 0]], atol=2e-4)
+
+
+def test_denoised_images_keep_their_shape_and_are_moved(made):
+    phase, state = made
+    if phase.method.denoise is None:
+        pytest.skip("the method denoises nothing")
+    _, batch = phases.example(phase)
+    cond = {name: batch[name] for name in phase.method.cond}
+    shape = batch["image"].shape
+    noisy = jax.random.normal(jax.random.key(1), shape)
+    keys = sampling.image_keys(0, shape[0])
+    mended = jax.jit(phase.method.denoise)(
+        state.params, state.model_state, keys, noisy, cond
+    )
+    assert mended.shape == shape and np.isfinite(mended).all()
+    assert np.abs(mended - noisy).max() > 0
 
 
 def test_decode_inverts_encode_in_shape(made):
@@ -145,7 +200,8 @@ def test_decode_inverts_encode_in_shape(made):
     images = jax.jit(phase.method.decode)(
         state.params, state.model_state, latents, cond
     )
-    assert images.shape == batch["image"].shape and np.isfinite(images).all()
+    data = batch["image" if "image" in batch else "point"]
+    assert images.shape == data.shape and np.isfinite(images).all()
 
 
 def test_decoded_latents_of_the_prior_are_samples_in_shape(made):

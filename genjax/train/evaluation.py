@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from genjax import data
 from genjax.config import ConfigError, check_arguments
-from genjax.metrics.frechet import pixel_distance
+from genjax.metrics.frechet import distance_of_samples, pixel_distance
 from genjax.metrics.modes import mode_coverage
 from genjax.metrics.representation import active_units, linear_probe, outlier_auroc
 from genjax.train.sharding import replicated, split, to_global
@@ -71,6 +71,19 @@ def make_likelihood(
     return jax.jit(likelihood, out_shardings=replicated(mesh))
 
 
+def make_energy(method: Method, mesh: Mesh) -> Callable[..., dict[str, Array]]:
+    """Compiles the energy.
+
+    Returns:
+        energy(params, model_state, batch, key) -> {"energy": [B]}.
+    """
+
+    def energy(params, model_state, batch, key):
+        return {"energy": method.energy(params, model_state, batch)}
+
+    return jax.jit(energy, out_shardings=replicated(mesh))
+
+
 def make_encode(method: Method, mesh: Mesh) -> Callable[..., dict[str, Array]]:
     """Compiles the encoder.
 
@@ -93,9 +106,9 @@ def check_likelihood(method: Method, options: Mapping[str, Any]) -> None:
 def sample_measures(dataset: data.Dataset) -> dict[str, Callable[..., float]]:
     """What can be measured of samples of such data: {name: samples -> number}.
 
-    For a Gaussian mixture "modes" and "good_share"; for images "frechet", the distance
-    in pixels to the first 10,000 test images, or training images where none are held
-    out (`metrics.frechet.pixel_distance`).
+    For a Gaussian mixture "modes" and "good_share"; for other points and for images
+    "frechet", the distance in their coordinates or in pixels to the first 10,000 test
+    examples, or training examples where none are held out (`metrics.frechet`).
     """
     density = dataset.density
     if isinstance(density, data.synthetic.GaussianMixture):
@@ -110,6 +123,8 @@ def sample_measures(dataset: data.Dataset) -> dict[str, Callable[..., float]]:
 
     def frechet(samples: np.ndarray) -> float:
         real = data.gather(source, np.arange(min(len(source), 10_000)))
+        if "point" in real:
+            return distance_of_samples(samples, real["point"])
         return pixel_distance(samples, real["image"])
 
     return {"frechet": frechet}
@@ -252,17 +267,28 @@ class Evaluator:
     @functools.cached_property
     def likelihood(self) -> Callable[..., dict[str, Array]]:
         """The compiled likelihood."""
-        if self.method.log_likelihood is None:
-            raise ConfigError("this method has no likelihood to tell outliers by")
         return make_likelihood(self.method, self.mesh, self.options)
 
     def outliers(
         self, source: data.Examples, other: data.Examples, num: int
     ) -> Results:
-        """AUROC of the likelihood between a split and foreign data, as a result."""
+        """AUROC between a split and foreign data, as a result.
+
+        What tells them apart is the likelihood, or where there is none the energy.
+
+        Raises:
+            ConfigError: If the method has neither.
+        """
+        if self.method.log_likelihood is not None:
+            fn, name = self.likelihood, "nats/nll"
+        elif self.method.energy is not None:
+            fn, name = make_energy(self.method, self.mesh), "energy"
+        else:
+            raise ConfigError(
+                "--outliers: this method has no likelihood and no energy to tell by"
+            )
         inside, outside = (
-            -self.values(self.likelihood, examples, num)["nats/nll"][0]
-            for examples in (source, other)
+            -self.values(fn, examples, num)[name][0] for examples in (source, other)
         )
         value = outlier_auroc(inside, outside)
         return {"outliers/auroc": {"value": value, "examples": len(inside)}}

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from genjax import data, images, latents
 from genjax.config import ConfigError, call, choose
-from genjax.train.sampling import image_keys, make_cond, parse_classes
+from genjax.train import writers
+from genjax.train.sampling import image_keys, make_cond, make_draw, parse_classes
 from genjax.train.sharding import from_whole, replicated, split
 from genjax.types import Method, ModelState, Params
 
@@ -73,6 +74,18 @@ class Model:
 
         def fn(params, model_state, batch):
             return method.encode(params, model_state, key, batch)
+
+        return self.in_batches(fn, dict(batch))
+
+    def log_density(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Nats [N] of examples, or minus their energies: those up to a constant."""
+        method, key = self.method, jax.random.key(self.seed)
+
+        def fn(params, model_state, batch):
+            if method.log_likelihood is None:
+                return -method.energy(params, model_state, batch)
+            options = self.config.likelihood
+            return method.log_likelihood(params, model_state, key, batch, **options)[0]
 
         return self.in_batches(fn, dict(batch))
 
@@ -329,12 +342,132 @@ def traverse(
     return Walk(cells, [f"z{i}" for i in axes], columns, arrays | dict(start.arrays))
 
 
+def complete(
+    model: Model,
+    *,
+    num: int = 8,
+    points: int = 6,
+    known: str = "top",
+    label: str = "all",
+) -> Walk:
+    """Real images, a half of which is hidden, and draws of what may have been there.
+
+    Args:
+        model: With a `complete`.
+        num: The first so many images of the test split.
+        points: Completions of each.
+        known: The half that is kept: a key of `HALVES`.
+        label: Or the first of these classes, in turn.
+    """
+    at_least(points, 1, "--points")
+    method, (name, source) = model.method, model.examples
+    index = find_examples(model, num, label)
+    batch = data.gather(source, index)
+    real, cond = batch["image"], {entry: batch[entry] for entry in method.cond}
+    kept = np.broadcast_to(
+        choose(HALVES, known, "--known")(*real.shape[1:3]), real.shape[:3]
+    )
+    hidden = np.where(kept[..., None], real, 128).astype(np.uint8)
+
+    def fn(params, model_state, inputs):
+        keys, hidden, kept, cond = inputs
+        keys, x = jax.random.wrap_key_data(keys), images.to_float(hidden)
+        drawn = method.complete(params, model_state, keys, x, kept, cond)
+        return images.to_uint8(drawn)
+
+    keys = np.asarray(jax.random.key_data(image_keys(model.seed, num * points)))
+    rows = jax.tree.map(lambda x: x.repeat(points, 0), (hidden, kept, cond))
+    drawn = model.in_batches(fn, (keys, *rows)).reshape(num, points, *real.shape[1:])
+    cells = np.concatenate([real[:, None], hidden[:, None], drawn], axis=1)
+    columns = ["real", "known", *(f"draw {i + 1}" for i in range(points))]
+    captions = [f"{name} {i}" for i in index]
+    arrays = {"images": drawn, "real": real, "known": kept, "index": index, **cond}
+    return Walk(cells, captions, columns, arrays)
+
+
+def denoise(
+    model: Model, *, num: int = 16, sigma: float = 0.3, label: str = "all"
+) -> Walk:
+    """Real images, the same with noise added, and what the model makes of those.
+
+    Args:
+        model: With a `denoise`.
+        num: The first so many images of the test split.
+        sigma: Standard deviation of the noise, where images lie in [-1, 1].
+        label: Or the first of these classes, in turn.
+    """
+    if sigma < 0:
+        raise ConfigError(f"--sigma must be at least 0, got {sigma}")
+    method, (name, source) = model.method, model.examples
+    index = find_examples(model, num, label)
+    batch = data.gather(source, index)
+    real, cond = batch["image"], {entry: batch[entry] for entry in method.cond}
+
+    def fn(params, model_state, inputs):
+        keys, real, cond = inputs
+        pairs = jax.vmap(jax.random.split)(jax.random.wrap_key_data(keys))
+        eps = jax.vmap(lambda key: jax.random.normal(key, real.shape[1:]))(pairs[:, 0])
+        noisy = images.to_float(real) + sigma * eps
+        mended = method.denoise(params, model_state, pairs[:, 1], noisy, cond)
+        return jnp.stack([real, images.to_uint8(noisy), images.to_uint8(mended)], 1)
+
+    keys = np.asarray(jax.random.key_data(image_keys(model.seed, num)))
+    cells = model.in_batches(fn, (keys, real, dict(cond)))
+    captions = [f"{name} {i}" for i in index]
+    arrays = {"images": cells[:, 2], "noisy": cells[:, 1], "real": real, "index": index}
+    return Walk(cells, captions, ["real", f"sigma {sigma:g}", "denoised"], arrays)
+
+
+def density(model: Model, *, num: int = 5000, points: int = 150) -> Walk:
+    """Points of the data, samples, and the model's density on the same part of a plane.
+
+    Args:
+        model: Of points in the plane.
+        num: Of the data and of samples.
+        points: Places along each side at which the density is found.
+    """
+    at_least(points, 2, "--points")
+    method, config = model.method, model.config
+    real = data.gather(model.examples[1], np.arange(min(num, len(model.examples[1]))))
+    real, edge = real["point"], 1.15 * float(np.abs(real["point"]).max())
+    cells, columns = [writers.panel(points=real, edge=edge)], ["data"]
+    arrays = {"real": real}
+    if method.sample is not None:
+        draw = make_draw(method, model.mesh, min(num, 1000))
+        cond, weights = (
+            make_cond(method, config, num),
+            (model.params, model.model_state),
+        )
+        drawn = draw(*weights, seed=model.seed, num=num, cond=cond)
+        cells.append(writers.panel(points=drawn, edge=edge))
+        columns.append("samples")
+        arrays["points"] = drawn
+    if method.log_likelihood is not None or method.energy is not None:
+        axis = np.linspace(-edge, edge, points, dtype=np.float32)
+        plane = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+        log_density = model.log_density({"point": plane}).reshape(points, points)
+        field = np.exp(log_density - log_density.max())
+        cells.append(writers.panel(field=field, edge=edge))
+        columns.append("density")
+        arrays.update(log_density=log_density, axis=axis)
+    return Walk(np.stack(cells)[None], [""], columns, arrays)
+
+
+HALVES = {  # (height, width) -> bool [H, W], True where a pixel is kept.
+    "top": lambda h, w: np.broadcast_to((np.arange(h) < h // 2)[:, None], (h, w)),
+    "bottom": lambda h, w: np.broadcast_to((np.arange(h) >= h // 2)[:, None], (h, w)),
+    "left": lambda h, w: np.broadcast_to(np.arange(w) < w // 2, (h, w)),
+    "right": lambda h, w: np.broadcast_to(np.arange(w) >= w // 2, (h, w)),
+}
 WALKS = {
     "interpolate": interpolate,
     "manifold": manifold,
     "reconstruct": reconstruct,
     "arithmetic": arithmetic,
     "traverse": traverse,
+    "complete": complete,
+    "denoise": denoise,
+    "density": density,
 }
 
 
@@ -350,7 +483,7 @@ def make(what: str, model: Model, options: Mapping[str, Any]) -> Walk:
         method, possible = model.method, [w for w in WALKS if not obstacle_to(w, model)]
         has = [
             name
-            for name in ("sample", "encode", "decode", "prior")
+            for name in ("sample", "encode", "decode", "prior", "complete", "denoise")
             if getattr(method, name) is not None
         ]
         possible = ["samples"] * ("sample" in has) + possible
@@ -365,8 +498,12 @@ def make(what: str, model: Model, options: Mapping[str, Any]) -> Walk:
 def obstacle_to(what: str, model: Model) -> str:
     """Why a method cannot walk so, or nothing."""
     method, shape = model.method, tuple(model.config.data.shape)
+    if what == "density":
+        return "" if shape == (2,) else f"needs points in the plane, not {shape}"
     if len(shape) != 3:
         return f"shows images, but config.data has points of shape {shape}"
+    if what in ("complete", "denoise"):
+        return "" if getattr(method, what) else f"needs a method with {what}"
     if method.decode is None:
         return "needs a method with decode"
     if method.encode is None and (what == "reconstruct" or method.prior is None):

@@ -4,12 +4,16 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
 from genjax import images
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Writer:
@@ -57,12 +61,44 @@ def scatter(points: np.ndarray, size: int = 600) -> np.ndarray:
     Returns:
         A picture, uint8 [size, size, 3].
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    canvas = FigureCanvasAgg(Figure(figsize=(6, 6), dpi=size / 6))
-    axes = canvas.figure.add_subplot(aspect="equal")
+    figure = Figure(figsize=(6, 6), dpi=size / 6)
+    axes = figure.add_subplot(aspect="equal")
     axes.scatter(points[:, 0], points[:, 1], s=4, linewidths=0, alpha=0.5)
     axes.set_title(f"{len(points)} samples")
+    return pixels(figure)
+
+
+def panel(
+    *,
+    points: np.ndarray | None = None,
+    field: np.ndarray | None = None,
+    edge: float,
+    size: int = 360,
+) -> np.ndarray:
+    """Plots points [N, 2] or a field [H, W] on the square from -edge to edge.
+
+    Returns:
+        A picture without axes, uint8 [size, size, 3].
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6, 3.6), dpi=size / 3.6)
+    axes = figure.add_axes((0, 0, 1, 1))
+    if field is not None:
+        axes.imshow(field, origin="lower", extent=(-edge, edge, -edge, edge))
+    if points is not None:
+        axes.scatter(points[:, 0], points[:, 1], s=1.5, linewidths=0, alpha=0.5)
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
+    axes.set_axis_off()
+    return pixels(figure)
+
+
+def pixels(figure: "Figure") -> np.ndarray:
+    """The figure drawn, uint8 [H, W, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -70,8 +70,17 @@ def test_outliers_are_told_by_the_likelihood():
     )
     u = mannwhitneyu(inside, outside).statistic / 90**2
     assert found["outliers/auroc"]["value"] == pytest.approx(u, abs=1e-3)
-    with pytest.raises(ConfigError, match="no likelihood"):
+    with pytest.raises(ConfigError, match="no likelihood and no energy"):
         evaluator(Method(init=None)).outliers(digits.test, digits.train, 90)
+
+
+def test_outliers_are_told_by_the_energy_where_there_is_no_likelihood():
+    """An energy ranks as minus itself as a likelihood does."""
+    _, digits = dataset()
+    splits = digits.test, digits.train, 90
+    told = evaluator(Method(init=None, log_likelihood=brightness)).outliers(*splits)
+    dark = Method(init=None, energy=lambda p, s, batch: 3 - flat(batch).sum(1))
+    assert evaluator(dark).outliers(*splits) == told
 
 
 def test_foreign_data_must_have_the_shape_of_the_own():
@@ -143,3 +152,11 @@ def test_words_of_the_command_line_become_values():
     for word in ("--likelihod.a=1", "--likelihood.a", "x"):
         with pytest.raises(ConfigError, match="unknown argument"):
             overrides([word], "likelihood")
+
+
+def test_points_of_no_mixture_are_measured_by_their_moments():
+    """A shift leaves the covariance, so the distance is the shift's squared length."""
+    _, moons = dataset("synthetic:moons")
+    points = moons.test.columns["point"]
+    found = evaluation.of_samples(points + np.float32([3, 4]), moons)
+    assert found["samples/frechet"]["value"] == pytest.approx(25, rel=1e-4)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from genjax import data, images
 from genjax.config import ConfigError, base_config
@@ -345,3 +346,71 @@ def test_points_and_unlabelled_images_are_refused():
     toy.config.data.num_classes = None
     with pytest.raises(ConfigError, match="no labels"):
         walks.make("reconstruct", toy, {"label": "3"})
+
+
+def test_completions_hide_a_half_and_draw_it_anew(held_out):
+    """What is drawn is uniform noise by one key a completion: kept pixels are real."""
+
+    def complete(params, model_state, keys, x, known, cond):
+        noise = jax.vmap(lambda key: jax.random.uniform(key, SHAPE, minval=-1))(keys)
+        return jnp.where(known[..., None], x, noise)
+
+    toy = model(identity(complete=complete), batch_size=3)
+    walk = walks.make("complete", toy, {"num": 2, "points": 3, "known": "left"})
+    real, hidden, drawn = walk.cells[:, 0], walk.cells[:, 1], walk.cells[:, 2:]
+    np.testing.assert_array_equal(real, held_out[0][:2])
+    np.testing.assert_array_equal(hidden[:, :, :4], real[:, :, :4])
+    assert (hidden[:, :, 4:] == 128).all()
+    assert (drawn[:, :, :, :4] == real[:, None, :, :4]).all()
+    keys = sampling.image_keys(0, 6)
+    noise = jax.vmap(lambda key: jax.random.uniform(key, SHAPE, minval=-1))(keys)
+    expected = np.asarray(images.to_uint8(noise)).reshape(2, 3, *SHAPE)
+    np.testing.assert_array_equal(drawn[..., 4:, :], expected[..., 4:, :])
+    with pytest.raises(ConfigError, match=r"--known must be one of .*, got 'upper'"):
+        walks.make("complete", toy, {"known": "upper"})
+
+
+def test_denoising_is_given_noise_of_the_asked_size(held_out):
+    """A method that returns what it is given shows the noise: its spread is sigma."""
+    seen = identity(denoise=lambda params, state, keys, x, cond: x / 8)
+    walk = walks.make("denoise", model(seen), {"num": 200, "sigma": 0.5})
+    np.testing.assert_array_equal(walk.cells[:, 0], held_out[0][:200])
+    x = held_out[0][:200] / 127.5 - 1
+    noise = walk.arrays["images"] * (8 / 127.5) - 8 - x
+    # 12,800 draws: 0.5 / sqrt(25,600) = 0.003; rounding adds 8 / 127.5 / sqrt(12).
+    assert abs(noise.std() - np.hypot(0.5, 8 / 127.5 / np.sqrt(12))) < 0.012
+    assert abs(noise.mean()) < 0.02
+
+
+@pytest.mark.parametrize("constant", [None, 3.0])
+def test_a_density_over_the_plane_by_scipy(constant):
+    """Of a normal, by its likelihood or by an energy that is off by a constant."""
+    normal = scipy.stats.multivariate_normal([0.5, 0], np.diag([1, 0.25]))
+
+    def nats(params, model_state, key, batch):
+        z = (batch["point"] - jnp.array([0.5, 0])) / jnp.array([1, 0.5])
+        return -(z**2).sum(1) / 2 - jnp.log(jnp.pi), {}
+
+    def energy(params, model_state, batch):
+        return constant - nats(params, model_state, None, batch)[0]
+
+    config = base_config()
+    config.method, config.data.name = "toy", "synthetic:ring"
+    config, _ = phases.resolve(config)
+    how = {"log_likelihood": nats} if constant is None else {"energy": energy}
+    method = Method(init=None, **how)
+    toy = walks.Model(method, config, {}, {}, all_devices(), 1000)
+    walk = walks.make("density", toy, {"points": 30})
+    assert list(walk.columns) == ["data", "density"]
+    assert walk.cells.shape == (1, 2, 360, 360, 3)
+    x, y = np.meshgrid(walk.arrays["axis"], walk.arrays["axis"])
+    expected = normal.logpdf(np.stack([x, y], -1)) - (constant or 0)
+    np.testing.assert_allclose(walk.arrays["log_density"], expected, atol=1e-4)
+
+
+def test_what_needs_the_plane_or_a_conditional_says_so():
+    with pytest.raises(ConfigError, match="needs points in the plane"):
+        walks.make("density", model(identity()), {})
+    for what in ("complete", "denoise"):
+        with pytest.raises(ConfigError, match=f"needs a method with {what}"):
+            walks.make(what, model(identity()), {})
