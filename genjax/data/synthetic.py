@@ -1,7 +1,8 @@
 """Generated data with a known density, for exact checks of likelihoods and samples.
 
-Three sets: `ring` and `grid`, mixtures of 8 and 25 narrow Gaussians in the plane, where
-dropped modes are easily counted; and `blobs`, small grey images with a spot whose place
+`ring` and `grid` are mixtures of 8 and 25 narrow Gaussians in the plane, where dropped
+modes are easily counted; `moons`, `checkerboard` and `rings` are points in the plane
+whose density has an odd shape; `blobs` are small grey images with a spot whose place
 depends on the class. A set's density is `load(...).density` or `DENSITIES[name]`.
 """
 
@@ -49,6 +50,136 @@ class GaussianMixture:
         """Independent examples: `point` float32 [count, 2], `label` int32 [count]."""
         label = random.randint(self.num_classes, size=count)
         point = self.means[label] + self.sigma * random.standard_normal((count, 2))
+        return {"point": point.astype(np.float32), "label": label.astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class Moons:
+    """Two half circles in the plane that reach into each other, blurred by a Gaussian.
+
+    A point is centre + radius (cos t, +-sin t) + sigma z with t uniform in [0, pi] and
+    z normal. The density is an integral over t, by Gauss-Legendre quadrature: for sigma
+    of at least a twentieth of the radius, its nodes are near enough for 8 digits.
+
+    Attributes:
+        radius: Of each half circle.
+        sigma: Standard deviation of each coordinate about it.
+    """
+
+    radius: float = 2.0
+    sigma: float = 0.2
+    entry = "point"
+    shape = (2,)
+    num_classes = 2
+
+    def curve(self, t: np.ndarray, label: np.ndarray | int) -> np.ndarray:
+        """Points [..., 2] of the half circle `label` at the angles t [...]."""
+        sign = 1 - 2 * np.asarray(label)  # The first is open below, the second above.
+        x = sign * (self.radius * np.cos(t) - self.radius / 2)
+        y = sign * (self.radius * np.sin(t) - self.radius / 4)
+        return np.stack([x, y], axis=-1)
+
+    def log_prob(
+        self, points: np.ndarray, label: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Log-density in nats, float64 [B], of points [B, 2]; given int [B] labels."""
+        nodes, weights = np.polynomial.legendre.leggauss(128)
+        curves = self.curve(np.pi / 2 * (nodes + 1), np.arange(2)[:, None])
+        offsets = np.asarray(points, np.float64)[:, None, None] - curves
+        log_probs = -np.sum(offsets**2, -1) / (2 * self.sigma**2)
+        log_probs -= math.log(2 * math.pi * self.sigma**2)
+        by_class = _logsumexp(log_probs + np.log(weights / 2))
+        if label is not None:
+            return by_class[np.arange(len(by_class)), label]
+        return _logsumexp(by_class) - math.log(2)
+
+    def draw(self, random: np.random.RandomState, count: int) -> dict[str, np.ndarray]:
+        """Independent examples: `point` float32 [count, 2], `label` int32 [count]."""
+        label = random.randint(2, size=count)
+        point = self.curve(np.pi * random.uniform(size=count), label)
+        point = point + self.sigma * random.standard_normal((count, 2))
+        return {"point": point.astype(np.float32), "label": label.astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class Checkerboard:
+    """The uniform density on the eight dark squares of a 4 x 4 board.
+
+    Attributes:
+        side: Of one square; the board is centred at 0.
+    """
+
+    side: float = 2.0
+    entry = "point"
+    shape = (2,)
+    num_classes = 8
+
+    def log_prob(
+        self, points: np.ndarray, label: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Log-density in nats, float64 [B], of points [B, 2]; given int [B] labels.
+
+        Minus infinity off the dark squares.
+        """
+        cell = np.floor(np.asarray(points, np.float64) / self.side).astype(int) + 2
+        row, column = cell[:, 1], cell[:, 0]
+        inside = ((cell >= 0) & (cell < 4)).all(-1) & ((row + column) % 2 == 0)
+        if label is not None:
+            inside &= 2 * row + column // 2 == label
+        count = self.num_classes if label is None else 1
+        return np.where(inside, -math.log(count * self.side**2), -np.inf)
+
+    def draw(self, random: np.random.RandomState, count: int) -> dict[str, np.ndarray]:
+        """Independent examples: `point` float32 [count, 2], `label` int32 [count]."""
+        label = random.randint(8, size=count)
+        row = label // 2
+        corner = np.stack([2 * (label % 2) + row % 2, row], axis=-1) - 2
+        # Nearer to its upper edge, float32 would round a point into the next square.
+        point = self.side * (corner + random.uniform(0, 1 - 1e-6, size=(count, 2)))
+        return {"point": point.astype(np.float32), "label": label.astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class Rings:
+    """Equally likely concentric circles whose radius is blurred by a Gaussian.
+
+    The angle is uniform and the radius N(r_k, sigma^2), so the density at distance r is
+    the mean over k of N(r; r_k, sigma^2) / (2 pi r). It is exact as long as radii many
+    sigma below r_k, and with them negative ones, are never drawn.
+
+    Attributes:
+        radii: r_k of each circle.
+        sigma: Standard deviation of the radius.
+    """
+
+    radii: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0)
+    sigma: float = 0.1
+    entry = "point"
+    shape = (2,)
+
+    @property
+    def num_classes(self) -> int:
+        """One class for each circle."""
+        return len(self.radii)
+
+    def log_prob(
+        self, points: np.ndarray, label: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Log-density in nats, float64 [B], of points [B, 2]; given int [B] labels."""
+        r = np.linalg.norm(np.asarray(points, np.float64), axis=-1, keepdims=True)
+        r = np.maximum(r, 1e-12)
+        log_probs = -((r - np.asarray(self.radii)) ** 2) / (2 * self.sigma**2)
+        log_probs -= np.log((2 * math.pi) ** 1.5 * self.sigma * r)
+        if label is not None:
+            return log_probs[np.arange(len(log_probs)), label]
+        return _logsumexp(log_probs) - math.log(self.num_classes)
+
+    def draw(self, random: np.random.RandomState, count: int) -> dict[str, np.ndarray]:
+        """Independent examples: `point` float32 [count, 2], `label` int32 [count]."""
+        label = random.randint(self.num_classes, size=count)
+        angle = 2 * np.pi * random.uniform(size=count)
+        r = np.asarray(self.radii)[label] + self.sigma * random.standard_normal(count)
+        point = r[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         return {"point": point.astype(np.float32), "label": label.astype(np.int32)}
 
 
@@ -133,9 +264,12 @@ def _grid() -> GaussianMixture:
     return GaussianMixture(np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2), 0.05)
 
 
-DENSITIES: dict[str, GaussianMixture | Blobs] = {
+DENSITIES: dict[str, GaussianMixture | Moons | Checkerboard | Rings | Blobs] = {
     "ring": _ring(),
     "grid": _grid(),
+    "moons": Moons(),
+    "checkerboard": Checkerboard(),
+    "rings": Rings(),
     "blobs": Blobs(),
 }
 

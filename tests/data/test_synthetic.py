@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 from genjax.data import load, synthetic
 
@@ -54,7 +54,7 @@ def test_places_of_the_modes():
     assert {tuple(mean) for mean in grid} == expected
 
 
-@pytest.mark.parametrize("name", ["ring", "grid", "blobs"])
+@pytest.mark.parametrize("name", list(synthetic.DENSITIES))
 def test_labels_are_balanced_and_name_the_component(name):
     data = _data(name)
     columns = data.train.columns
@@ -66,6 +66,62 @@ def test_labels_are_balanced_and_name_the_component(name):
         for k in range(data.num_classes)
     ]
     assert np.mean(np.argmax(given, 0) == columns["label"][:500]) > 0.99
+
+
+SHAPED = ["moons", "checkerboard", "rings"]
+
+
+def cells(name):
+    """Sides, and the probability of each cell of a grid over the plane by midpoints."""
+    ticks = np.linspace(-5.0, 5.0, 401)
+    middles = (ticks[1:] + ticks[:-1]) / 2
+    points = np.stack(np.meshgrid(middles, middles, indexing="ij"), -1).reshape(-1, 2)
+    density = np.concatenate(
+        [np.exp(_data(name).density.log_prob(p)) for p in np.split(points, 100)]
+    )
+    return ticks, density.reshape(400, 400) * (ticks[1] - ticks[0]) ** 2
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_shaped_densities_integrate_to_one_and_agree_with_the_draws(name):
+    """Chi-squared of 20,000 draws over 400 cells, where P(> bound) = 1e-4."""
+    data = _data(name)
+    ticks, fine = cells(name)
+    assert abs(fine.sum() - 1) < 1e-4
+    point = data.train.columns["point"]
+    found = np.histogram2d(*point.T, bins=[ticks[::20]] * 2)[0]
+    assert found.sum() > 0.9999 * len(point)
+    expected = len(point) * fine.reshape(20, 20, 20, 20).sum((1, 3))
+    used = expected > 10
+    rest = expected[~used].sum()
+    assert abs(found[~used].sum() - rest) <= 4 * np.sqrt(rest) + 1
+    statistic = np.sum((found - expected)[used] ** 2 / expected[used])
+    assert statistic < stats.chi2(used.sum()).ppf(1 - 1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_shaped_densities_are_the_mean_over_their_classes(name):
+    data = _data(name)
+    points = data.test.columns["point"][:200]
+    given = [
+        data.density.log_prob(points, np.full(200, k)) for k in range(data.num_classes)
+    ]
+    expected = special.logsumexp(given, 0) - np.log(data.num_classes)
+    np.testing.assert_allclose(data.density.log_prob(points), expected, rtol=1e-9)
+
+
+def test_density_of_moons_against_adaptive_quadrature():
+    density = _data("moons").density
+    for point in np.array([[1.0, 1.5], [-1.0, 0.5], [0.0, 0.0], [2.9, -0.6]]):
+
+        def integrand(t, label, point=point):
+            mean = density.curve(t, label)
+            return stats.multivariate_normal(mean, density.sigma**2).pdf(point) / np.pi
+
+        for label in (0, 1):
+            value, _ = integrate.quad(integrand, 0, np.pi, (label,), epsabs=1e-12)
+            found = density.log_prob(point[None], np.array([label]))
+            np.testing.assert_allclose(np.exp(found), value, rtol=1e-6, atol=1e-11)
 
 
 def test_probability_of_blobs_against_scipy():
@@ -108,7 +164,7 @@ def test_pixels_of_blobs_have_the_stated_distribution(pixel):
     assert statistic < stats.chi2(used.sum()).ppf(1 - 1e-4)
 
 
-@pytest.mark.parametrize("name", ["ring", "grid", "blobs"])
+@pytest.mark.parametrize("name", list(synthetic.DENSITIES))
 def test_examples_never_change_and_splits_differ(name):
     first, second = synthetic.examples(name, "train"), synthetic.examples(name, "train")
     test = synthetic.examples(name, "test")
@@ -122,12 +178,15 @@ def test_examples_never_change_and_splits_differ(name):
 PINNED = {  # Recorded, so that a change of the data does not go unseen.
     "ring": [4, 7, 5, 0, 3, 3, 3, 7],
     "grid": [12, 15, 21, 0, 3, 3, 7, 9],
+    "moons": [0, 1, 1, 0, 1, 1, 1, 1],
+    "checkerboard": [4, 7, 5, 0, 3, 3, 3, 7],
+    "rings": [0, 3, 1, 0, 3, 3, 3, 3],
     "blobs": [0, 3, 1, 0, 3, 3, 3, 3],
 }
 
 
 def test_unknown_set_and_size_are_refused():
-    with pytest.raises(ValueError, match=r"'ring'.*got 'rings'; did you mean 'ring'"):
-        _data("rings")
+    with pytest.raises(ValueError, match=r"'ring'.*got 'rign'; did you mean 'ring'"):
+        _data("rign")
     with pytest.raises(ValueError, match="image_size must be None"):
         load({"name": "synthetic:blobs", "image_size": 16})
