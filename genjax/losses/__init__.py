@@ -2,7 +2,10 @@
 
 from genjax.losses import (
     adversarial,
+    dequantization,
     diffusion,
+    energy,
+    likelihood,
     penalties,
     quantization,
     reconstruction,
@@ -11,7 +14,10 @@ from genjax.losses import (
 
 __all__ = [
     "adversarial",
+    "dequantization",
     "diffusion",
+    "energy",
+    "likelihood",
     "penalties",
     "quantization",
     "reconstruction",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from genjax import images
+from genjax.losses.likelihood import discretized_logistic_log_prob
 from genjax.losses.variational import gaussian_log_prob
 
 
@@ -64,9 +65,7 @@ def discretized_logistic_nll(mean: Array, log_scale: Array, x: Array) -> Array:
     """-log P(x) of pixels on 256 levels under logistic distributions cut into bins.
 
     Bins are 2/255 wide around the levels; those of -1 and 1 reach to infinity, so that
-    the levels share out a mass of one. With u and l the edges in units of the scale,
-    sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), whose logarithm
-    loses no digits however far away or narrow the bin.
+    the levels share out a mass of one.
 
     Args:
         mean: Float [B, ...], in units of x in [-1, 1].
@@ -79,20 +78,11 @@ def discretized_logistic_nll(mean: Array, log_scale: Array, x: Array) -> Array:
     Raises:
         ValueError: If the shapes differ.
 
-    References:
-        Kingma et al., arXiv:1606.04934, Sec. 5.2 and App. C.
-        Salimans et al., PixelCNN++, arXiv:1701.05517, Sec. 2.1.
+    Reference: Kingma et al., arXiv:1606.04934, Sec. 5.2 and App. C.
     """
     _check(x, mean, log_scale)
     x = images.to_float(x) if x.dtype == jnp.uint8 else x
-    inverse_scale = jnp.exp(-log_scale)
-    log_below_upper = jax.nn.log_sigmoid((x + 1 / 255 - mean) * inverse_scale)
-    log_above_lower = jax.nn.log_sigmoid((mean - x + 1 / 255) * inverse_scale)
-    log_width = jnp.log(-jnp.expm1(-2 / 255 * inverse_scale))
-    inside = log_below_upper + log_above_lower + log_width
-    half = 0.5 / 255
-    log_prob = jnp.where(x < half - 1, log_below_upper, inside)
-    return -_sum(jnp.where(x > 1 - half, log_above_lower, log_prob))
+    return -_sum(discretized_logistic_log_prob(x, mean, log_scale))
 
 
 def _sum(x: Array) -> Array:

@@ -1,12 +1,8 @@
 """Likelihoods in the units of tables."""
 
-import math
 from collections.abc import Mapping
 
-
-def bits_per_dim(nats: float, num_dims: int) -> float:
-    """Nats per example to bits per dimension, such as 32 * 32 * 3 for CIFAR-10."""
-    return nats / (num_dims * math.log(2))
+from genjax.losses.likelihood import bits_per_dim
 
 
 def in_bits_per_dim(

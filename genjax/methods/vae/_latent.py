@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.losses import reconstruction
+from genjax.losses.likelihood import MIN_LOG_SCALE
 from genjax.methods import _inputs
 from genjax.networks import vae as networks
 from genjax.networks.layers import activation, num_halvings
@@ -30,8 +31,6 @@ BINARIZE = ("dynamic", "threshold", "none")
 # free, pixels that never change would make it ever narrower: a density has no upper
 # bound, and the likelihood would grow for ever.
 MIN_LOG_VAR = 2 * math.log(1 / 255)
-# With bins 2/255 wide the probability of a pixel is one already, to float32.
-MIN_LOG_SCALE = -7.0
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,7 @@ class Pixels:
         """The data [B, *shape]; without a key, their mean over binarisations."""
         if self.decoder != "bernoulli":
             return _inputs.floats(batch)
-        grey = batch["image"].astype(jnp.float32) / 255
-        if self.binarize == "threshold":
-            return (batch["image"] > 127).astype(jnp.float32)
-        if self.binarize == "none" or key is None:
-            return grey
-        return (jax.random.uniform(key, grey.shape) < grey).astype(jnp.float32)
+        return _inputs.binarized(batch, self.binarize, key)
 
     def nll(self, outputs: Array, x: Array) -> Array:
         """-log p(x | z) in nats [B] from outputs [B, *out_shape]."""
