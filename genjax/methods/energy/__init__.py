@@ -1,0 +1,1 @@
+"""Energy models: densities known up to a constant, and their scores."""
