@@ -3,7 +3,7 @@
 digits            scikit-learn's 1,797 real 8x8 handwritten digits; needs no download.
 tfds:<name>       A data set prepared by TFDS as array_record; read without TensorFlow.
 folder:<path>     A folder of image files, with a sub-folder for each class or without.
-synthetic:<name>  ring, grid or blobs, whose exact density is known.
+synthetic:<name>  ring, grid, moons, checkerboard, rings or blobs, of known density.
 
 An example has `image` uint8 [H, W, C] with C = 1 or 3 (or `point` float32 [2]) and,
 where the data has classes, `label` int32. Alpha is laid over white. Sets of up to a
