@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genjax.train.walks import Model
+    from genjax.train.tables import Model
 
 OPTIONS = (  # Which of them applies depends on --what.
     "num", "label", "points", "path", "between", "classes", "exemplars", "axes",
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
 
     from genjax import images, methods
     from genjax.config import ConfigError, call, choose, overrides
-    from genjax.train import runtime, walks
+    from genjax.train import runtime, tables, walks
     from genjax.train.checkpoints import load_weights
     from genjax.train.sharding import all_devices
 
@@ -102,7 +102,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     if args.png and len(config.data.shape) != 3:
         raise ConfigError("--png needs images, but the data are points")
     params = weights.params if args.raw else weights.averaged()
-    model = walks.Model(
+    model = tables.Model(
         methods.load(config), config, params, weights.model_state, mesh,
         args.batch_size, args.seed,
     )  # fmt: skip

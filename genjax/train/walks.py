@@ -1,139 +1,25 @@
 """Walks in the latent of a trained method, each a table of images with captions."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from genjax import data, images, latents
+from genjax import latents
 from genjax.config import ConfigError, call, choose
-from genjax.train import writers
-from genjax.train.sampling import image_keys, make_cond, make_draw, parse_classes
-from genjax.train.sharding import from_whole, replicated, split
-from genjax.types import Method, ModelState, Params
-
-
-@dataclass(frozen=True)
-class Walk:
-    """What a walk shows and keeps.
-
-    Attributes:
-        cells: The picture's images, uint8 [R, K, H, W, C]; white where there is none.
-        rows: Their captions, R of them.
-        columns: The same, K or none.
-        arrays: `images` uint8 and the `latents` they were decoded from, alike in
-            their leading axes, and all that is needed to make them again.
-    """
-
-    cells: np.ndarray
-    rows: Sequence[str]
-    columns: Sequence[str]
-    arrays: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained method, with what a walk in its latent needs.
-
-    Attributes:
-        method: With a `decode`.
-        config: Resolved.
-        params: Of the method, on all devices of the mesh.
-        model_state: The same.
-        mesh: Devices to use.
-        batch_size: Images at once, rounded up to a multiple of the devices.
-        seed: Of draws from the prior: draw i is that of sample i.
-    """
-
-    method: Method
-    config: ConfigDict
-    params: Params
-    model_state: ModelState
-    mesh: Mesh
-    batch_size: int = 64
-    seed: int = 0
-
-    def decode(self, z: np.ndarray, cond: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Images uint8 [..., H, W, C] of latents [N, ...]."""
-        method = self.method
-
-        def fn(params, model_state, inputs):
-            return images.to_uint8(method.decode(params, model_state, *inputs))
-
-        return self.in_batches(fn, (z, dict(cond)))
-
-    def encode(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Latents [N, ...] of examples."""
-        method, key = self.method, jax.random.key(self.seed)
-
-        def fn(params, model_state, batch):
-            return method.encode(params, model_state, key, batch)
-
-        return self.in_batches(fn, dict(batch))
-
-    def log_density(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Nats [N] of examples, or minus their energies: those up to a constant."""
-        method, key = self.method, jax.random.key(self.seed)
-
-        def fn(params, model_state, batch):
-            if method.log_likelihood is None:
-                return -method.energy(params, model_state, batch)
-            options = self.config.likelihood
-            return method.log_likelihood(params, model_state, key, batch, **options)[0]
-
-        return self.in_batches(fn, dict(batch))
-
-    def prior(self, index: np.ndarray, cond: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The index[n]-th draws of the prior with this seed, [N, ...]."""
-        method = self.method
-        keys = jax.random.key_data(image_keys(self.seed, int(max(index)) + 1))
-
-        def fn(params, model_state, inputs):
-            keys, cond = inputs
-            keys = jax.random.wrap_key_data(keys)
-            return method.prior(params, model_state, keys, cond)
-
-        return self.in_batches(fn, (np.asarray(keys)[index], dict(cond)))
-
-    def in_batches(self, fn: Callable, inputs: Any) -> np.ndarray:
-        """fn(params, model_state, inputs) over the rows of a tree, compiled once."""
-        num = len(jax.tree.leaves(inputs)[0])
-        size = -(-min(self.batch_size, num) // self.mesh.size) * self.mesh.size
-        place, done = split(self.mesh, 0), []
-        compiled = jax.jit(
-            fn,
-            in_shardings=(None, None, place),
-            out_shardings=replicated(self.mesh),
-        )
-        for start in range(0, num, size):
-            rows = np.minimum(np.arange(start, start + size), num - 1)
-            batch = from_whole(jax.tree.map(lambda x: x[rows], inputs), place)
-            done.append(np.asarray(compiled(self.params, self.model_state, batch)))
-        return np.concatenate(done)[:num]
-
-    @functools.cached_property
-    def examples(self) -> tuple[str, Any]:
-        """The name of the split that real images come from, and the split."""
-        dataset = data.load(self.config.data)
-        return ("test", dataset.test) if dataset.test else ("train", dataset.train)
-
-    @functools.cached_property
-    def latent(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one latent; nothing is computed."""
-        method, weights = self.method, (self.params, self.model_state)
-        if method.prior is not None:
-            cond, keys = make_cond(method, self.config, 1), image_keys(0, 1)
-            spec = jax.eval_shape(method.prior, *weights, keys, cond)
-        else:
-            batch = data.gather(self.examples[1], np.array([0]))
-            spec = jax.eval_shape(method.encode, *weights, jax.random.key(0), batch)
-        return jax.ShapeDtypeStruct(spec.shape[1:], spec.dtype)
+from genjax.train.questions import complete, denoise, density
+from genjax.train.sampling import make_cond
+from genjax.train.tables import (
+    Model,
+    Table,
+    at_least,
+    find_examples,
+    look_up,
+    of_classes,
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +54,7 @@ def interpolate(
     path: str | None = None,
     between: str | None = None,
     label: str = "all",
-) -> Walk:
+) -> Table:
     """Ways between two latents, one a row.
 
     Args:
@@ -204,10 +90,10 @@ def interpolate(
         columns = ["real", *columns, "real"]
     rows = [start.name(2 * i, 2 * i + 1) for i in range(num)]
     arrays = {"images": drawn, "latents": z, "t": t, "path": path, **start.arrays}
-    return Walk(cells, rows, columns, arrays)
+    return Table(cells, rows, columns, arrays)
 
 
-def manifold(model: Model, *, points: int = 20, label: str = "all") -> Walk:
+def manifold(model: Model, *, points: int = 20, label: str = "all") -> Table:
     """The plane of a latent of two numbers, at quantiles of a standard normal prior.
 
     Args:
@@ -225,10 +111,10 @@ def manifold(model: Model, *, points: int = 20, label: str = "all") -> Walk:
     rows = [f"z1 = {value:.2f}" for value in z[:, 0, 1]]
     columns = [f"{value:.2f}" for value in z[0, :, 0]]
     columns[0] = f"z0 = {columns[0]}"
-    return Walk(drawn, rows, columns, {"images": drawn, "latents": z, **cond})
+    return Table(drawn, rows, columns, {"images": drawn, "latents": z, **cond})
 
 
-def reconstruct(model: Model, *, num: int = 16, label: str = "all") -> Walk:
+def reconstruct(model: Model, *, num: int = 16, label: str = "all") -> Table:
     """Real images over what comes back of them.
 
     Args:
@@ -245,7 +131,7 @@ def reconstruct(model: Model, *, num: int = 16, label: str = "all") -> Walk:
     bands = pairs.reshape(height, width, *pairs.shape[1:]).swapaxes(1, 2)
     cells = bands.reshape(height * 2, width, *drawn.shape[1:])
     arrays = {"images": drawn, "latents": start.latents, **start.arrays}
-    return Walk(cells, ["real", "reconstruction"] * height, (), arrays)
+    return Table(cells, ["real", "reconstruction"] * height, (), arrays)
 
 
 def arithmetic(
@@ -254,7 +140,7 @@ def arithmetic(
     classes: Sequence[int] | None = None,
     exemplars: Sequence[Sequence[int]] | None = None,
     label: str = "all",
-) -> Walk:
+) -> Table:
     """The mean latent of A, less that of B, plus that of C.
 
     A method that is given the class decodes each mean as its first exemplar's and the
@@ -297,7 +183,7 @@ def arithmetic(
     columns = [*(f"exemplar {i + 1}" for i in range(each)), "mean"]
     arrays = {"images": drawn[3 * each :], "latents": z[3 * each :]}
     arrays |= {"exemplars": parts, "exemplar_latents": start.latents, **start.arrays}
-    return Walk(cells, [*signed, "= result"], columns, arrays)
+    return Table(cells, [*signed, "= result"], columns, arrays)
 
 
 def traverse(
@@ -307,7 +193,7 @@ def traverse(
     points: int = 7,
     between: str | None = None,
     label: str = "all",
-) -> Walk:
+) -> Table:
     """One number of a latent at a time, from -3 to 3, the others as they were.
 
     Args:
@@ -339,126 +225,9 @@ def traverse(
         real = np.broadcast_to(start.real, (len(axes), *start.real.shape))
         cells, columns = np.concatenate([real, drawn], axis=1), ["real", *columns]
     arrays = {"images": drawn, "latents": z, "axes": axes, "values": values}
-    return Walk(cells, [f"z{i}" for i in axes], columns, arrays | dict(start.arrays))
+    return Table(cells, [f"z{i}" for i in axes], columns, arrays | dict(start.arrays))
 
 
-def complete(
-    model: Model,
-    *,
-    num: int = 8,
-    points: int = 6,
-    known: str = "top",
-    label: str = "all",
-) -> Walk:
-    """Real images, a half of which is hidden, and draws of what may have been there.
-
-    Args:
-        model: With a `complete`.
-        num: The first so many images of the test split.
-        points: Completions of each.
-        known: The half that is kept: a key of `HALVES`.
-        label: Or the first of these classes, in turn.
-    """
-    at_least(points, 1, "--points")
-    method, (name, source) = model.method, model.examples
-    index = find_examples(model, num, label)
-    batch = data.gather(source, index)
-    real, cond = batch["image"], {entry: batch[entry] for entry in method.cond}
-    kept = np.broadcast_to(
-        choose(HALVES, known, "--known")(*real.shape[1:3]), real.shape[:3]
-    )
-    hidden = np.where(kept[..., None], real, 128).astype(np.uint8)
-
-    def fn(params, model_state, inputs):
-        keys, hidden, kept, cond = inputs
-        keys, x = jax.random.wrap_key_data(keys), images.to_float(hidden)
-        drawn = method.complete(params, model_state, keys, x, kept, cond)
-        return images.to_uint8(drawn)
-
-    keys = np.asarray(jax.random.key_data(image_keys(model.seed, num * points)))
-    rows = jax.tree.map(lambda x: x.repeat(points, 0), (hidden, kept, cond))
-    drawn = model.in_batches(fn, (keys, *rows)).reshape(num, points, *real.shape[1:])
-    cells = np.concatenate([real[:, None], hidden[:, None], drawn], axis=1)
-    columns = ["real", "known", *(f"draw {i + 1}" for i in range(points))]
-    captions = [f"{name} {i}" for i in index]
-    arrays = {"images": drawn, "real": real, "known": kept, "index": index, **cond}
-    return Walk(cells, captions, columns, arrays)
-
-
-def denoise(
-    model: Model, *, num: int = 16, sigma: float = 0.3, label: str = "all"
-) -> Walk:
-    """Real images, the same with noise added, and what the model makes of those.
-
-    Args:
-        model: With a `denoise`.
-        num: The first so many images of the test split.
-        sigma: Standard deviation of the noise, where images lie in [-1, 1].
-        label: Or the first of these classes, in turn.
-    """
-    if sigma < 0:
-        raise ConfigError(f"--sigma must be at least 0, got {sigma}")
-    method, (name, source) = model.method, model.examples
-    index = find_examples(model, num, label)
-    batch = data.gather(source, index)
-    real, cond = batch["image"], {entry: batch[entry] for entry in method.cond}
-
-    def fn(params, model_state, inputs):
-        keys, real, cond = inputs
-        pairs = jax.vmap(jax.random.split)(jax.random.wrap_key_data(keys))
-        eps = jax.vmap(lambda key: jax.random.normal(key, real.shape[1:]))(pairs[:, 0])
-        noisy = images.to_float(real) + sigma * eps
-        mended = method.denoise(params, model_state, pairs[:, 1], noisy, cond)
-        return jnp.stack([real, images.to_uint8(noisy), images.to_uint8(mended)], 1)
-
-    keys = np.asarray(jax.random.key_data(image_keys(model.seed, num)))
-    cells = model.in_batches(fn, (keys, real, dict(cond)))
-    captions = [f"{name} {i}" for i in index]
-    arrays = {"images": cells[:, 2], "noisy": cells[:, 1], "real": real, "index": index}
-    return Walk(cells, captions, ["real", f"sigma {sigma:g}", "denoised"], arrays)
-
-
-def density(model: Model, *, num: int = 5000, points: int = 150) -> Walk:
-    """Points of the data, samples, and the model's density on the same part of a plane.
-
-    Args:
-        model: Of points in the plane.
-        num: Of the data and of samples.
-        points: Places along each side at which the density is found.
-    """
-    at_least(points, 2, "--points")
-    method, config = model.method, model.config
-    real = data.gather(model.examples[1], np.arange(min(num, len(model.examples[1]))))
-    real, edge = real["point"], 1.15 * float(np.abs(real["point"]).max())
-    cells, columns = [writers.panel(points=real, edge=edge)], ["data"]
-    arrays = {"real": real}
-    if method.sample is not None:
-        draw = make_draw(method, model.mesh, min(num, 1000))
-        cond, weights = (
-            make_cond(method, config, num),
-            (model.params, model.model_state),
-        )
-        drawn = draw(*weights, seed=model.seed, num=num, cond=cond)
-        cells.append(writers.panel(points=drawn, edge=edge))
-        columns.append("samples")
-        arrays["points"] = drawn
-    if method.log_likelihood is not None or method.energy is not None:
-        axis = np.linspace(-edge, edge, points, dtype=np.float32)
-        plane = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-        log_density = model.log_density({"point": plane}).reshape(points, points)
-        field = np.exp(log_density - log_density.max())
-        cells.append(writers.panel(field=field, edge=edge))
-        columns.append("density")
-        arrays.update(log_density=log_density, axis=axis)
-    return Walk(np.stack(cells)[None], [""], columns, arrays)
-
-
-HALVES = {  # (height, width) -> bool [H, W], True where a pixel is kept.
-    "top": lambda h, w: np.broadcast_to((np.arange(h) < h // 2)[:, None], (h, w)),
-    "bottom": lambda h, w: np.broadcast_to((np.arange(h) >= h // 2)[:, None], (h, w)),
-    "left": lambda h, w: np.broadcast_to(np.arange(w) < w // 2, (h, w)),
-    "right": lambda h, w: np.broadcast_to(np.arange(w) >= w // 2, (h, w)),
-}
 WALKS = {
     "interpolate": interpolate,
     "manifold": manifold,
@@ -471,7 +240,7 @@ WALKS = {
 }
 
 
-def make(what: str, model: Model, options: Mapping[str, Any]) -> Walk:
+def make(what: str, model: Model, options: Mapping[str, Any]) -> Table:
     """Walks WALKS[what] with the options that a command was given.
 
     Raises:
@@ -533,12 +302,7 @@ def pick_source(model: Model, between: str | None) -> str:
 
 def from_images(model: Model, index: np.ndarray) -> Start:
     """The latents of examples of the test split, and what says which they are."""
-    name, source = model.examples
-    batch = data.gather(source, np.asarray(index))
-    cond = {entry: batch[entry] for entry in model.method.cond}
-    arrays = {"real": batch["image"], "index": index, "split": np.asarray(name), **cond}
-    if "label" in batch:
-        arrays["label"] = batch["label"]
+    batch, cond, arrays = look_up(model, index)
     return Start(model.encode(batch), cond, batch["image"], arrays)
 
 
@@ -586,51 +350,9 @@ def by_hand(model: Model, exemplars: Sequence[Sequence[int]], label: str) -> Sta
     )
 
 
-def find_examples(model: Model, num: int, label: str, same: int = 1) -> np.ndarray:
-    """Places in the split, int [num]: the first, or those of classes in turn.
-
-    Args:
-        model: Names the data.
-        num: Examples, a multiple of `same`.
-        label: A class, a comma list that is cycled, or "all".
-        same: So many in a row share their class; 1 with "all" takes any.
-    """
-    at_least(num, 1, "--num")
-    _, source = model.examples
-    if label == "all" and same == 1:
-        if num > len(source):
-            raise ConfigError(f"--num: {num} images are needed, of {len(source)}")
-        return np.arange(num)
-    num_classes = model.config.data.num_classes
-    if num_classes is None:
-        raise ConfigError(f"--label={label}: the data have no labels")
-    classes = np.resize(parse_classes(label, num_classes), num // same)
-    return of_classes(source, classes.repeat(same))
-
-
-def of_classes(source: Any, wanted: np.ndarray) -> np.ndarray:
-    """Places in a split of the wanted classes, int [N], in the split's order."""
-    free = {c: list(np.flatnonzero(wanted == c)) for c in set(wanted.tolist())}
-    found = np.zeros(len(wanted), int)
-    for i in range(len(source)):
-        c = int(source[i]["label"])
-        if free.get(c):
-            found[free[c].pop(0)] = i
-        if not any(free.values()):
-            return found
-    lacking = sorted(c for c, places in free.items() if places)
-    raise ConfigError(f"the {len(source)} images are too few of classes {lacking}")
-
-
 def decode_table(
     model: Model, z: np.ndarray, cond: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Images [R, K, H, W, C] of latents [R, K, ...], row by row."""
     drawn = model.decode(z.reshape(-1, *z.shape[2:]), cond)
     return drawn.reshape(*z.shape[:2], *drawn.shape[1:])
-
-
-def at_least(value: int, minimum: int, flag: str) -> None:
-    """Raises ConfigError unless it is."""
-    if value < minimum:
-        raise ConfigError(f"{flag} must be at least {minimum}, got {value}")

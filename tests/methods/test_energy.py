@@ -149,7 +149,7 @@ def test_rbm_samples_and_completions_follow_the_distribution():
 
 
 def test_rbm_refuses_what_it_cannot_be():
-    with pytest.raises(ConfigError, match="binarize must be 'dynamic'"):
+    with pytest.raises(ConfigError, match="binarize must be one of"):
         made("rbm_digits", (8, 8, 1), binarize="none")
     with pytest.raises(ConfigError, match=r"config\.model\.num_hidden must be a whole"):
         made("rbm_digits", (8, 8, 1), num_hidden=0)

@@ -14,7 +14,7 @@ import scipy.stats
 
 from genjax import data, images
 from genjax.config import ConfigError, base_config
-from genjax.train import phases, sampling, walks
+from genjax.train import phases, sampling, tables, walks
 from genjax.train.sharding import all_devices
 from genjax.types import Method
 
@@ -67,7 +67,7 @@ def model(method, batch_size=64, seed=0, **data_fields):
     config.data.update(name="digits", **data_fields)
     config, _ = phases.resolve(config)
     params = {"scale": jnp.float32(1)}
-    return walks.Model(method, config, params, {}, all_devices(), batch_size, seed)
+    return tables.Model(method, config, params, {}, all_devices(), batch_size, seed)
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +399,7 @@ def test_a_density_over_the_plane_by_scipy(constant):
     config, _ = phases.resolve(config)
     how = {"log_likelihood": nats} if constant is None else {"energy": energy}
     method = Method(init=None, **how)
-    toy = walks.Model(method, config, {}, {}, all_devices(), 1000)
+    toy = tables.Model(method, config, {}, {}, all_devices(), 1000)
     walk = walks.make("density", toy, {"points": 30})
     assert list(walk.columns) == ["data", "density"]
     assert walk.cells.shape == (1, 2, 360, 360, 3)

@@ -16,10 +16,10 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call, check_count
+from genjax.config import call, check_count, choose
 from genjax.losses import energy as losses
 from genjax.losses.reconstruction import bernoulli_nll
-from genjax.methods.vae._latent import Pixels, make_pixels
+from genjax.methods import _inputs
 from genjax.networks.rbm import RBM
 from genjax.samplers import langevin
 from genjax.types import Batch, Method, ModelState, Params, Player
@@ -53,18 +53,16 @@ def rbm(
         binarize: "dynamic" draws each pixel with probability image / 255, anew at each
             step; "threshold" is image > 127.
     """
-    pixels = make_pixels(config, "bernoulli", binarize)
-    if binarize == "none":
-        raise ConfigError(
-            "config.model.binarize must be 'dynamic' or 'threshold': the units of an "
-            "RBM are binary, got 'none'"
-        )
+    how = dict.fromkeys(("dynamic", "threshold"))
+    choose(how, binarize, "config.model.binarize")
+    shape = _inputs.image_shape(config)
     counts = dict(num_hidden=num_hidden, num_steps=num_steps, num_chains=num_chains)
     for name, value in counts.items():
         check_count(f"config.model.{name}", value)
     steps = call(sampling_steps, config.sampler, where="config.sampler")
-    machine = RBM(math.prod(pixels.shape), num_hidden)
-    model = Machine(machine, pixels, num_steps, num_chains if persistent else 0, steps)
+    module = RBM(math.prod(shape), num_hidden)
+    chains = num_chains if persistent else 0
+    model = Machine(module, shape, binarize, num_steps, chains, steps)
     return Method(
         init=model.init,
         players=(Player("rbm", ("rbm",), model.loss),),
@@ -91,14 +89,16 @@ class Machine:
 
     Attributes:
         module: The machine.
-        pixels: How images become binary.
+        shape: (H, W, C) of the images.
+        binarize: How they become binary.
         num_steps: k of CD-k or PCD-k.
         num_chains: Persistent chains; 0 for CD.
         sampling_steps: Gibbs steps of `sample`, along which the temperature falls.
     """
 
     module: RBM
-    pixels: Pixels
+    shape: tuple[int, ...]
+    binarize: str
     num_steps: int
     num_chains: int
     sampling_steps: int
@@ -156,12 +156,12 @@ class Machine:
 
     def visible(self, batch: Batch, key: Array | None) -> Array:
         """Binary float32 [B, D]; without a key their mean."""
-        x = self.pixels.inputs(batch, key)
+        x = _inputs.binarized(batch, self.binarize, key)
         return x.reshape(len(x), -1)
 
     def images(self, logits: Array) -> Array:
         """The visible units' means, as images in [-1, 1]."""
-        return 2 * jax.nn.sigmoid(logits).reshape(-1, *self.pixels.shape) - 1
+        return 2 * jax.nn.sigmoid(logits).reshape(-1, *self.shape) - 1
 
     def up_and_down(self, params: Params, v: Array) -> Array:
         """Logits of the visible units given the mean of the hidden ones given v."""
