@@ -1,0 +1,84 @@
+"""Glow: steps of actnorm, an invertible 1 x 1 convolution and an affine coupling.
+
+Kingma & Dhariwal, Glow: Generative Flow with Invertible 1x1 Convolutions,
+arXiv:1807.03039. Learned dequantisation is Ho et al., Flow++, arXiv:1902.00275.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from genjax.config import call, check_count, choose, compute_dtype
+from genjax.methods.flow._density import (
+    as_method,
+    check_halvings,
+    make_flow,
+    make_net,
+    make_space,
+)
+from genjax.networks.flow import (
+    AFFINE,
+    ActNorm,
+    Chain,
+    FactorOut,
+    GlowSteps,
+    Squeezed,
+    ZeroConv,
+)
+from genjax.types import Method
+
+
+def make(config: ConfigDict) -> Method:
+    """One player, "flow"; config.model holds the arguments of `glow`."""
+    return call(glow, config.model, config, where="config.model")
+
+
+def glow(
+    config: ConfigDict,
+    *,
+    network: Mapping[str, Any],
+    num_steps: int = 32,
+    num_levels: int = 3,
+    scale: str = "sigmoid",
+    learned_prior: bool = True,
+    transform: str = "centre",
+    alpha: float = 0.05,
+    dequantizer: Mapping[str, Any] | None = None,
+) -> Method:
+    """Glow on images, without labels.
+
+    Args:
+        config: Resolved.
+        network: Of each coupling: name "conv", and the arguments of
+            `networks.flow.ConvNet`.
+        num_steps: At each level, the paper's K.
+        num_levels: The paper's L; each begins by halving the sides, and each but the
+            last ends by splitting half of the dimensions off.
+        scale: Of the couplings: "sigmoid" or "tanh"; see `networks.flow.Coupling`.
+        learned_prior: Whether what is split off is normal with a mean and a variance
+            that depend on the rest. Its latents are then the standardised noise.
+        transform: "centre", as in the paper, or "logit".
+        alpha: Of the logit; see `losses.dequantization.logit`.
+        dequantizer: Arguments of `networks.flow.Dequantizer` for noise that is learned;
+            without, noise is uniform in each grey level's bin.
+    """
+    check_count("config.model.num_steps", num_steps)
+    check_count("config.model.num_levels", num_levels)
+    check_halvings(config, num_levels, "config.model.num_levels")
+    choose(dict.fromkeys(AFFINE), scale, "config.model.scale")
+    space = make_space(config, transform=transform, alpha=alpha)
+    net, dtype = make_net(config, space, network), jnp.dtype(compute_dtype(config))
+
+    def level(index: int) -> Squeezed:
+        steps = GlowSteps(net.copy(), num_steps, scale)
+        # After the last step, it is a mean and a variance of the top's latents.
+        rest: nn.Module = ActNorm()
+        if index < num_levels - 1:
+            prior_net = ZeroConv(dtype) if learned_prior else None
+            rest = FactorOut(level(index + 1), prior_net)
+        return Squeezed(Chain((steps, rest)))
+
+    return as_method(make_flow(config, space, level(0), dequantizer), config)
