@@ -56,22 +56,51 @@ def test_players_are_disjoint_and_own_real_networks(made):
     assert len(names) == len(set(names))
 
 
-def test_each_player_moves_all_its_weights_and_no_other(made):
+@pytest.fixture(scope="module")
+def step(made):
+    """The compiled step of all players: (state, batch, key) -> (state, metrics)."""
+    phase, state = made
+    if not phase.method.players:
+        pytest.skip("nothing is trained")
+    runner = loop.Runner.__new__(loop.Runner)
+    runner.phase, runner.config = phase, phase.config
+    return runner.compile(placed(phase, state))
+
+
+def placed(phase, state):
+    """A copy that may be donated, where the runner would have it."""
+    return jax.tree.map(
+        lambda x, a: jax.device_put(x.copy(), a.sharding),
+        state,
+        phases.abstract_state(phase),
+    )
+
+
+def next_batch(phase, batches):
+    """The next batch, as the runner gives it to the step."""
+    batch = {k: v for k, v in next(batches).items() if k != "index"}
+    return loop.sharding.to_global(batch, loop.sharding.split(phase.mesh, 1))
+
+
+def test_each_player_moves_all_its_weights_and_no_other(made, step):
     """With the other players' gradients left out, a step changes one player's share."""
     phase, state = made
-    batch = {k: v for k, v in next(phase.batches()).items() if k != "index"}
-    for player in phase.method.players:
-        alone = loop.make_train_step(
-            replace(phase.method, players=(player,)),
-            phase.optimizers,
-            phase.rates,
-            phase.config,
-        )
+    batch = next_batch(phase, phase.batches())
+    players = phase.method.players
+    for player in players:
+        alone = step
+        if len(players) > 1:
+            alone = loop.make_train_step(
+                replace(phase.method, players=(player,)),
+                phase.optimizers,
+                phase.rates,
+                phase.config,
+            )
+            alone = jax.jit(alone)
         # The second step: a warm-up starts at a learning rate of zero.
-        step = jax.jit(alone)
-        after = state
+        after = placed(phase, state)
         for _ in range(2):
-            after, metrics = step(after, batch, jax.random.key(0))
+            after, metrics = alone(after, batch, jax.random.key(0))
         assert not metrics["bad"]
         for name in state.params:
             moved = jax.tree.map(
@@ -85,22 +114,12 @@ def test_each_player_moves_all_its_weights_and_no_other(made):
             assert not wrong, f"{player.name} and {name}: {wrong}"
 
 
-def test_one_compilation_serves_every_step(made, tmp_path):
+def test_one_compilation_serves_every_step(made, step):
     phase, state = made
-    if not phase.method.players:
-        pytest.skip("nothing is trained")
-    places = phases.abstract_state(phase)
-    state = jax.tree.map(
-        lambda x, a: jax.device_put(x.copy(), a.sharding), state, places
-    )
-    runner = loop.Runner.__new__(loop.Runner)
-    runner.phase, runner.config = phase, phase.config
-    step, batches = runner.compile(state), phase.batches()
-    place = loop.sharding.split(phase.mesh, 1)
+    before, batches, state = step._cache_size(), phase.batches(), placed(phase, state)
     for _ in range(3):
-        batch = {k: v for k, v in next(batches).items() if k != "index"}
-        state, _ = step(state, loop.sharding.to_global(batch, place), phase.key())
-    assert step._cache_size() == 1
+        state, _ = step(state, next_batch(phase, batches), phase.key())
+    assert step._cache_size() == max(before, 1)
     assert state.step == 3
 
 

@@ -22,7 +22,7 @@ ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
     "metrics": (PURE | {"metrics"}, {"jax", "numpy", "flax", "sklearn"}),
     "methods": (
         PURE | {"config", "networks", "methods"},
-        {"jax", "numpy", "flax", "ml_collections"},
+        {"jax", "numpy", "flax", "ml_collections", "diffrax"},
     ),
     "train": (
         PURE | {"config", "data", "methods", "metrics", "networks", "train"},

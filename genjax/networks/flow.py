@@ -573,3 +573,23 @@ class Dequantizer(nn.Module):
             log_q -= log_det
         u, log_det = squash(h)
         return u, log_q - log_det
+
+
+class Velocity(nn.Module):
+    """A network of a place and a time, whose flow is a bijection.
+
+    Attributes:
+        net: A module (inputs, channels out) -> channels, with a smooth activation.
+
+    Reference: Grathwohl et al., FFJORD, arXiv:1810.01367, App. B.1, where time is one
+        more channel ("concat").
+    """
+
+    net: nn.Module
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array) -> Array:
+        """Maps x [B, ..., C] and a scalar t in [0, 1] to dx/dt of the same shape."""
+        time = jnp.broadcast_to(t, (*x.shape[:-1], 1)).astype(x.dtype)
+        out = self.net(jnp.concatenate([x, time], axis=-1), x.shape[-1])
+        return out.astype(jnp.float32)

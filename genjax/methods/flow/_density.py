@@ -153,9 +153,13 @@ class Flow:
                 "params"
             ]
         y, _ = self.space.forward(self.continuous(params, batch, noise_key)[0])
-        made = dict(self.bijection.init(key, y, method="forward"))
+        made = dict(self.init_bijection(key, y))
         params["flow"] = made.pop("params")
         return params, {"flow": made} if made else {}
+
+    def init_bijection(self, key: Array, y: Array) -> Mapping[str, Any]:
+        """Its linen variables, from what it sees of a batch."""
+        return self.bijection.init(key, y, method="forward")
 
     def continuous(
         self, params: Params, batch: Batch, key: Array
@@ -179,23 +183,40 @@ class Flow:
         key: Array,
         *,
         train: bool,
-    ) -> tuple[dict[str, Array], ModelState]:
-        """The terms of -log p, nats [B] each, and what changed in model_state."""
-        x, cost = self.continuous(params, batch, key)
+    ) -> tuple[dict[str, Array], Array, ModelState]:
+        """The terms of -log p, the penalty, nats [B] each, and what changed."""
+        noise_key, key = jax.random.split(key)
+        x, cost = self.continuous(params, batch, noise_key)
         y, log_det = self.space.forward(x)
+        z, own, penalty, changed = self.transform(
+            params, model_state, y, key, train=train
+        )
+        base = -networks.sum_dims(gaussian_log_prob(z, 0.0, 0.0))
+        terms = {"base": base, "log_det": -(log_det + own)}
+        if self.space.images:
+            terms["dequantization"] = cost
+        return terms, penalty, changed
+
+    def transform(
+        self,
+        params: Params,
+        model_state: ModelState,
+        y: Array,
+        key: Array,
+        *,
+        train: bool,
+    ) -> tuple[Array, Array, Array, ModelState]:
+        """Latents [B, ...], log_det [B], what the loss adds [B], and what changed."""
         state = model_state.get("flow", {})
-        (z, own), changed = self.bijection.apply(
+        (z, log_det), changed = self.bijection.apply(
             {"params": params["flow"], **state},
             y,
             train=train,
             method="forward",
             mutable=["batch_stats"] if train else [],
         )
-        base = -networks.sum_dims(gaussian_log_prob(z, 0.0, 0.0))
-        terms = {"base": base, "log_det": -(log_det + own)}
-        if self.space.images:
-            terms["dequantization"] = cost
-        return terms, {"flow": {**state, **changed}} if changed else {}
+        changed = {"flow": {**state, **changed}} if changed else {}
+        return z, log_det, jnp.zeros(len(y)), changed
 
     def encode(
         self, params: Params, model_state: ModelState, key: Array, batch: Batch
@@ -203,20 +224,23 @@ class Flow:
         """Latents [B, ...] of points, or of the middles of the grey levels' bins."""
         x = _inputs.floats(batch)
         y, _ = self.space.forward(losses.centres(x) if self.space.images else x)
-        return self.apply(params, model_state, y, "forward")[0]
+        return self.latents(params, model_state, y)
 
     def decode(
         self, params: Params, model_state: ModelState, latents: Array, cond: Any
     ) -> Array:
         """The inverse of `encode`: images [N, H, W, C] in [-1, 1], or points [N, D]."""
-        return self.space.inverse(self.apply(params, model_state, latents, "inverse"))
+        return self.space.inverse(self.inverse(params, model_state, latents))
 
-    def apply(
-        self, params: Params, model_state: ModelState, x: Array, method: str
-    ) -> Any:
-        """The bijection or its inverse, with running averages."""
+    def latents(self, params: Params, model_state: ModelState, y: Array) -> Array:
+        """What the bijection makes of y, with running averages."""
         variables = {"params": params["flow"], **model_state.get("flow", {})}
-        return self.bijection.apply(variables, x, method=method)
+        return self.bijection.apply(variables, y, method="forward")[0]
+
+    def inverse(self, params: Params, model_state: ModelState, z: Array) -> Array:
+        """The inverse of `latents`."""
+        variables = {"params": params["flow"], **model_state.get("flow", {})}
+        return self.bijection.apply(variables, z, method="inverse")
 
     def prior(
         self, params: Params, model_state: ModelState, keys: Array, cond: Any
@@ -266,17 +290,19 @@ def as_method(flow: Flow, config: ConfigDict) -> Method:
         step: Array,
         train: bool,
     ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
-        terms, changed = flow.terms(params, model_state, batch, key, train=train)
+        terms, penalty, changed = flow.terms(
+            params, model_state, batch, key, train=train
+        )
         metrics = {name: value.mean() for name, value in terms.items()}
         nll = sum(metrics.values())
         if flow.space.images:
             metrics["bits_per_dim"] = bits_per_dim(nll, flow.space.num_dims)
-        return nll, (changed, metrics)
+        return nll + penalty.mean(), (changed, metrics)
 
     def log_likelihood(
         params: Params, model_state: ModelState, key: Array, batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
-        terms, _ = flow.terms(params, model_state, batch, key, train=False)
+        terms, *_ = flow.terms(params, model_state, batch, key, train=False)
         return -sum(terms.values()), terms
 
     def sample(
