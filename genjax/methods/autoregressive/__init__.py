@@ -1,0 +1,1 @@
+"""Models that give each pixel a distribution that sees the pixels before it."""

@@ -1,0 +1,64 @@
+"""Networks that draw pixel by pixel from cached rows, as the sampler sees them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from genjax.config import ConfigError, call, check_count, compute_dtype
+from genjax.methods.autoregressive._pixels import Head, StepsFn
+from genjax.samplers.autoregressive import Position, Steps
+
+
+def make_network(
+    config: ConfigDict, kind: type[nn.Module], network: Mapping[str, Any], head: Head
+) -> nn.Module:
+    """The network that a config describes, with what follows from head and dtype.
+
+    Raises:
+        ConfigError: For unknown fields or numbers below 1.
+    """
+    where = "config.model.network"
+    follows = dict(
+        in_features=head.shape[-1],
+        num_outputs=head.num_outputs,
+        groups=head.parts,
+        dtype=jnp.dtype(compute_dtype(config)),
+    )
+    for field, value in network.items():
+        if field in follows:
+            raise ConfigError(f"{where} must leave {field!r} out: it follows elsewhere")
+        if field != "dropout":
+            check_count(f"{where}.{field}", value)
+    return call(kind, {**network, **follows}, where=where)
+
+
+def cached_steps(module: nn.Module, head: Head) -> StepsFn:
+    """The incremental steps of a network with `start`, `row` and `step`.
+
+    Args:
+        module: As `networks.pixelcnn.PixelCNN`.
+        head: The distribution of a pixel.
+    """
+
+    def steps_fn(params: Any, num: int, label: Array | None, keys: Array) -> Steps:
+        def run(cache, *args, method):
+            variables = {"params": params, "cache": cache}
+            outputs, changed = module.apply(
+                variables, *args, method=method, mutable=["cache"]
+            )
+            return outputs, changed["cache"]
+
+        def row_fn(cache: Any, row: Array, above: Array) -> Any:
+            return run(cache, head.floats(above), label, row, method="row")[1]
+
+        def step_fn(cache: Any, position: Position, last: Array) -> tuple[Array, Any]:
+            outputs, cache = run(cache, head.floats(last), position, method="step")
+            return outputs.reshape(num, head.parts, -1)[:, position.part], cache
+
+        return Steps(run({}, num, head.shape, method="start")[1], step_fn, row_fn)
+
+    return steps_fn
