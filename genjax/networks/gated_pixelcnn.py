@@ -79,13 +79,12 @@ class GatedLayer(nn.Module):
         self, v: Array, label: Array | None, conv_fn: ConvFn
     ) -> tuple[Array, Array]:
         """The output [..., p], and what the horizontal stack gets, [..., 2p]."""
-        v = conv_fn(self.conv_v, v)
-        to_h = self.v_to_h(v)
+        v, term_h = conv_fn(self.conv_v, v), 0.0
         if label is not None:
             axes = tuple(range(1, v.ndim - 1))
             v = v + jnp.expand_dims(self.condition_v(label), axes)
-            to_h = to_h + jnp.expand_dims(self.condition_h(label), axes)
-        return gate(v), to_h
+            term_h = jnp.expand_dims(self.condition_h(label), axes)
+        return gate(v), self.v_to_h(v) + term_h
 
     def horizontal(self, h: Array, from_v: Array, conv_fn: ConvFn) -> Array:
         """The horizontal output [..., p]."""
