@@ -11,15 +11,26 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def minimax_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+def minimax_discriminator(
+    real_logits: Array, fake_logits: Array, *, smoothing: float = 0.0
+) -> Array:
     """-log D(x) - log(1 - D(G(z))): float [B], in nats.
 
     Minus its mean is the value V(D, G) of the game; for the best D it is 2 JSD - log 4.
 
-    Reference: Goodfellow et al., arXiv:1406.2661, Eq. 1.
+    Args:
+        real_logits: Of real examples, [B].
+        fake_logits: Of generated ones, [B].
+        smoothing: s of one-sided label smoothing: a real example counts as real with
+            weight 1 - s and as generated with weight s, in [0, 1).
+
+    References:
+        Goodfellow et al., arXiv:1406.2661, Eq. 1.
+        Salimans et al., arXiv:1606.03498, Sec. 3.4, for the smoothing.
     """
     _check_sizes(real_logits, fake_logits)
-    return jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits)
+    on_real = jax.nn.softplus(-real_logits) + smoothing * real_logits
+    return on_real + jax.nn.softplus(fake_logits)
 
 
 def minimax_generator(fake_logits: Array) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import optimize, special, stats
 from scipy.spatial import distance
 
 from genjax.losses import adversarial
@@ -39,6 +39,22 @@ def test_the_minimax_value_of_the_best_discriminator_is_jensen_shannon():
     own = mean(Q, adversarial.minimax_generator(logits))
     first = P @ np.log(P / (P + Q))
     np.testing.assert_allclose(own, value - first, rtol=1e-5)
+
+
+def test_smoothed_labels_hold_the_best_discriminator_below_one():
+    """D = (1 - s) p / (p + q), by scipy (arXiv:1606.03498, Sec. 3.4)."""
+    for p, q in zip(P, Q, strict=True):
+
+        def cost(logit, p=p, q=q):
+            def loss(real, fake):
+                pair = jnp.full(1, real), jnp.full(1, fake)
+                return adversarial.minimax_discriminator(*pair, smoothing=0.2)[0]
+
+            # The other side at a logit of 0 adds a constant.
+            return p * loss(logit, 0.0) + q * loss(0.0, logit)
+
+        best = optimize.minimize_scalar(cost, bracket=(-3, 3)).x
+        np.testing.assert_allclose(special.expit(best), 0.8 * p / (p + q), atol=1e-3)
 
 
 def test_the_non_saturating_loss_is_the_surprise_at_the_wrong_label():

@@ -3,9 +3,11 @@
 Radford et al., arXiv:1511.06434.
 """
 
+import functools
+
 from ml_collections import ConfigDict
 
-from genjax.config import call
+from genjax.config import ConfigError, call
 from genjax.losses import adversarial
 from genjax.methods.gan._game import make_game
 from genjax.types import Method
@@ -23,6 +25,7 @@ def dcgan(
     levels: int | None = None,
     latent_features: int = 100,
     prior: str = "uniform",
+    label_smoothing: float = 0.0,
 ) -> Method:
     """The non-saturating game between the networks of the paper's guidelines.
 
@@ -33,7 +36,15 @@ def dcgan(
             halves at least 4.
         latent_features: Width of the latents.
         prior: Of the latents, "uniform" in [-1, 1] (the paper's) or "normal".
+        label_smoothing: See `losses.adversarial.minimax_discriminator`, in [0, 1).
     """
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(
+            f"config.model.label_smoothing must be in [0, 1), got {label_smoothing}"
+        )
+    loss_fn = functools.partial(
+        adversarial.minimax_discriminator, smoothing=label_smoothing
+    )
     game = make_game(
         config,
         generator=dict(name="dcgan", features=features, levels=levels),
@@ -42,6 +53,6 @@ def dcgan(
         prior=prior,
     )
     return game.method(
-        game.discriminator_loss(adversarial.minimax_discriminator),
+        game.discriminator_loss(loss_fn),
         game.generator_loss(adversarial.non_saturating_generator),
     )
