@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.schedule.num_steps = 20
         config.num_steps, config.data.batch_size = 2, 8
         config.optimizers.denoiser.warmup_steps = 1
-        config.model.network.update(features=8, multipliers=(1,))
+        config.model.network.update(features=8, multipliers=(1,), num_res_blocks=1)
         config.model.network.attention_resolutions = ()
         config.sampler.num_steps = 4
         config.num_samples = 8

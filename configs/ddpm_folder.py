@@ -43,7 +43,9 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "tiny":
         config.model.schedule.num_steps = 20
         config.num_steps, config.data.batch_size = 2, 8
-        config.model.network.update(features=8, multipliers=(1, 1), head_features=8)
+        config.model.network.update(
+            features=8, multipliers=(1, 1), num_res_blocks=1, head_features=8
+        )
         config.model.network.attention_resolutions = ()
         config.sampler.num_steps, config.num_samples = 2, 8
     return config

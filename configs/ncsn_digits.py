@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "tiny":
         config.num_steps, config.data.batch_size = 2, 8
         config.optimizers.score.warmup_steps = 1
-        config.model.network.update(features=8, multipliers=(1,))
+        config.model.network.update(features=8, multipliers=(1,), num_res_blocks=1)
         config.model.network.attention_resolutions = ()
         config.model.update(num_levels=3, sigma_max=1.0)
         config.sampler.num_steps = 1

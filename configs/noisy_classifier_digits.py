@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "tiny":
         config.model.schedule.num_steps = 20
         config.num_steps, config.data.batch_size = 2, 8
-        config.model.network.update(features=8, multipliers=(1,))
+        config.model.network.update(features=8, multipliers=(1,), num_res_blocks=1)
         config.model.network.attention_resolutions = ()
         config.eval_examples = 16
     return config

@@ -114,6 +114,8 @@ class Game:
         opponent: The name of the discriminator's network and player, "discriminator" or
             "critic".
         cond: Batch entries that both modules take after their first argument.
+        instance_noise: Standard deviation of the noise on all that the discriminator
+            sees in training (Sonderby et al., arXiv:1610.04490, Sec. 4).
     """
 
     generator: nn.Module
@@ -123,6 +125,7 @@ class Game:
     prior: str = "normal"
     opponent: str = "discriminator"
     cond: tuple[str, ...] = ()
+    instance_noise: float = 0.0
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh weights of both networks, and their batch statistics if any."""
@@ -205,6 +208,12 @@ class Game:
             train=train,
         )
 
+    def seen(self, key: Array, x: Array, *, train: bool) -> Array:
+        """Examples [B, *shape] as the discriminator sees them."""
+        if not (train and self.instance_noise):
+            return x
+        return x + self.instance_noise * jax.random.normal(key, x.shape)
+
     def _apply(
         self,
         name: str,
@@ -234,10 +243,12 @@ class Game:
         """
 
         def loss(params, model_state, batch, key, *, step, train):
-            z_key, penalty_key = jax.random.split(key)
+            z_key, real_key, fake_key, penalty_key = jax.random.split(key, 4)
             real, cond = floats(batch), self.cond_of(batch)
             z = self.latents(z_key, len(real))
             fake, _ = self.generate(params, model_state, z, *cond, train=train)
+            real = self.seen(real_key, real, train=train)
+            fake = self.seen(fake_key, fake, train=train)
             on_real, changed = self.judge(params, model_state, real, *cond, train=train)
             model_state = {**model_state, **changed}
             on_fake, changed = self.judge(params, model_state, fake, *cond, train=train)
@@ -258,9 +269,11 @@ class Game:
         """The generator's loss in the contract's form; loss_fn: values [B] -> [B]."""
 
         def loss(params, model_state, batch, key, *, step, train):
+            z_key, fake_key = jax.random.split(key)
             cond = self.cond_of(batch)
-            z = self.latents(key, len(floats(batch)))
+            z = self.latents(z_key, len(floats(batch)))
             fake, changed = self.generate(params, model_state, z, *cond, train=train)
+            fake = self.seen(fake_key, fake, train=train)
             on_fake, _ = self.judge(params, model_state, fake, *cond, train=train)
             return loss_fn(on_fake).mean(), (changed, {"fake": on_fake.mean()})
 

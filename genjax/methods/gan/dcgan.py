@@ -4,6 +4,7 @@ Radford et al., arXiv:1511.06434.
 """
 
 import functools
+from dataclasses import replace
 
 from ml_collections import ConfigDict
 
@@ -26,6 +27,7 @@ def dcgan(
     latent_features: int = 100,
     prior: str = "uniform",
     label_smoothing: float = 0.0,
+    instance_noise: float = 0.0,
 ) -> Method:
     """The non-saturating game between the networks of the paper's guidelines.
 
@@ -37,10 +39,17 @@ def dcgan(
         latent_features: Width of the latents.
         prior: Of the latents, "uniform" in [-1, 1] (the paper's) or "normal".
         label_smoothing: See `losses.adversarial.minimax_discriminator`, in [0, 1).
+        instance_noise: Standard deviation of noise on all that the discriminator sees
+            in training (arXiv:1610.04490): without it, real pixels that are exactly
+            -1 or 1 give themselves away.
     """
     if not 0 <= label_smoothing < 1:
         raise ConfigError(
             f"config.model.label_smoothing must be in [0, 1), got {label_smoothing}"
+        )
+    if instance_noise < 0:
+        raise ConfigError(
+            f"config.model.instance_noise must be at least 0, got {instance_noise}"
         )
     loss_fn = functools.partial(
         adversarial.minimax_discriminator, smoothing=label_smoothing
@@ -52,6 +61,7 @@ def dcgan(
         latent_features=latent_features,
         prior=prior,
     )
+    game = replace(game, instance_noise=instance_noise)
     return game.method(
         game.discriminator_loss(loss_fn),
         game.generator_loss(adversarial.non_saturating_generator),
