@@ -86,8 +86,8 @@ def values(key):
 
 def both_values():
     """The same as the discriminator's and the generator's loss see them."""
-    real, fake = values(jax.random.split(KEY)[0])
-    return real, fake, values(KEY)[1]
+    real, fake = values(jax.random.split(KEY, 4)[0])
+    return real, fake, values(jax.random.split(KEY)[0])[1]
 
 
 @pytest.mark.parametrize("kind", ["minimax", "non_saturating"])
@@ -172,6 +172,27 @@ def test_dcgans_players_own_their_statistics():
             assert set(changed) == (owned if train else set())
 
 
+def test_instance_noise_blurs_all_that_the_discriminator_sees(monkeypatch):
+    """w.(x + sigma eps) has a variance more by (sigma |w|)^2; there is none in eval.
+
+    The noise of real points is not that of generated ones.
+    """
+    batch = {"point": jnp.zeros((4096, 2))}
+    monkeypatch.setattr(f"{__name__}.POINTS", batch)
+    _, params, state = with_stubs(monkeypatch, "vanilla")
+    game = Game(Shift(), Linear(), (2,), 2, instance_noise=0.5)
+    seen = []
+    of_d = game.discriminator_loss(lambda real, fake: seen.extend((real, fake)) or real)
+    of_g = game.generator_loss(lambda fake: seen.append(fake) or fake)
+    for train in (True, False):
+        for loss in (of_d, of_g):
+            loss(params, state, batch, KEY, step=0, train=train)
+    square, noise = W @ W, 0.25 * W @ W
+    expected = [noise, square + noise, square + noise, 0, square, square]
+    np.testing.assert_allclose([np.var(x) for x in seen], expected, rtol=0.1)
+    assert abs(np.corrcoef(seen[0], seen[1])[0, 1]) < 0.1
+
+
 def test_the_discriminator_plays_first_and_k_times():
     """Algorithm 1 of both papers."""
     method = made("vanilla_digits", (8, 8, 1), discriminator_steps=3)
@@ -246,7 +267,7 @@ def test_a_game_with_labels_gives_them_to_both_networks():
     np.testing.assert_allclose(samples - latents, 10 * np.arange(8)[:, None] * [1, 1])
     # Of generated points w.x - label is z_1 + 9 label, with a mean label of 3.5.
     loss, _ = method.players[1].loss(params, state, batch, KEY, step=0, train=True)
-    z = jax.random.normal(KEY, (8, 2))
+    z = jax.random.normal(jax.random.split(KEY)[0], (8, 2))
     np.testing.assert_allclose(loss, z[:, 0].mean() + 9 * 3.5, rtol=1e-5)
 
 
@@ -259,6 +280,8 @@ def test_a_game_with_labels_gives_them_to_both_networks():
         ("dcgan_digits", (8, 8, 1), {"latent_features": 0}, "whole number"),
         ("dcgan_digits", (8, 8, 1), {"feature": 8}, "did you mean 'features'"),
         ("dcgan_digits", (9, 9, 1), {}, "even sides"),
+        ("dcgan_digits", (8, 8, 1), {"instance_noise": -1}, "at least 0"),
+        ("dcgan_digits", (8, 8, 1), {"label_smoothing": 1}, r"in \[0, 1\)"),
         ("dcgan_digits", (2,), {}, "needs images"),
         ("lsgan_mnist", (2,), {}, "DCGAN needs images"),
         ("vanilla_digits", (8, 8, 1), {"prior": "gauss"}, "prior must be one of"),
