@@ -4,6 +4,7 @@ Parmar et al., Image Transformer, arXiv:1802.05751.
 Child et al., Generating Long Sequences with Sparse Transformers, arXiv:1904.10509.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,50 +87,57 @@ def attend(query: Array, key: Array, value: Array, pattern: Pattern) -> Array:
     Reference: Child et al., arXiv:1904.10509, Eq. 2-3.
     """
     b, length, n, _ = query.shape
-    query = query / query.shape[-1] ** 0.5
-    if pattern.name == "full":
-        logits = jnp.einsum("bind,bjnd->bnij", query, key)
-        weights = softmax(logits, pattern.mask(length)).astype(value.dtype)
-        return jnp.einsum("bnij,bjne->bine", weights, value)
-    size = pattern.stride
-    q, k, v = (x.reshape(b, -1, size, n, x.shape[-1]) for x in (query, key, value))
-    inside, across = _block_masks(length // size, pattern)
-    if pattern.name != "fixed":
-        k_near, v_near = (_with_block_before(x) for x in (k, v))
-    else:
-        k_near, v_near = k, v
-    logits = jnp.einsum("bxind,bxjnd->bxnij", q, k_near)
-    masks = [jnp.broadcast_to(inside[:, None], logits.shape[1:])]
-    # Far keys of place i in a block: place i of the blocks before (strided), or the
-    # last places of them (fixed).
-    far = {"strided": ("bxind,byind->bxniy", "bxniy,byine->bxine")}
-    far["fixed"] = ("bxind,byjnd->bxniyj", "bxniyj,byjne->bxine")
-    parts = [logits]
-    if pattern.name != "local":
-        start = size - pattern.summary if pattern.name == "fixed" else 0
-        k_far, v_far = k[:, :, start:], v[:, :, start:]
-        distant = jnp.einsum(far[pattern.name][0], q, k_far)
-        shape = distant.shape
-        repeats = 1 if pattern.name == "strided" else pattern.summary
-        across = np.repeat(across, repeats, axis=1)[:, None, None]
-        parts.append(distant.reshape(*shape[:4], -1))
-        masks.append(jnp.broadcast_to(across, parts[1].shape[1:]))
-    weights = softmax(jnp.concatenate(parts, -1), jnp.concatenate(masks, -1))
-    weights = weights.astype(value.dtype)
-    near = weights[..., : logits.shape[-1]]
-    out = jnp.einsum("bxnij,bxjne->bxine", near, v_near)
-    if pattern.name != "local":
-        distant = weights[..., logits.shape[-1] :].reshape(shape)
-        out += jnp.einsum(far[pattern.name][1], distant, v_far)
-    return out.reshape(b, length, n, -1)
+    size = length if pattern.name == "full" else pattern.stride
+    # Heads first: plain matrix products run faster than einsums over [B, L, N, D].
+    q, k, v = (
+        x.reshape(b, -1, size, n, x.shape[-1]).transpose(0, 3, 1, 2, 4)
+        for x in (query / query.shape[-1] ** 0.5, key, value)
+    )
+    inside, across = _block_masks(length // size, size, pattern.name)
+    near = (k, v)
+    if pattern.name in ("local", "strided"):
+        near = tuple(map(_with_block_before, near))
+    sets = [(q, *near, inside, _same)]
+    if pattern.name == "strided":  # Place i of the blocks before, for place i of one.
+        sets.append((*map(_by_place, (q, k, v)), across, _by_place))
+    elif pattern.name == "fixed":  # The last places of the blocks before.
+        ends = [x[..., size - pattern.summary :, :] for x in (k, v)]
+        ends = [x.reshape(b, n, 1, -1, x.shape[-1]) for x in ends]
+        mask = np.repeat(across, pattern.summary, axis=1)[:, None]
+        sets.append((q, *ends, mask, _same))
+    logits = [
+        jnp.where(mask, (q @ k.swapaxes(-1, -2)).astype(jnp.float32), -jnp.inf)
+        for q, k, _, mask, _ in sets
+    ]
+    # One softmax over all sets, each in its own layout: to join them costs more than
+    # all else, above all in the backward pass.
+    tops = [turn(x.max(-1)) for x, (*_, turn) in zip(logits, sets, strict=True)]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+    total, out = 0, 0
+    for x, (*_, values, _, turn) in zip(logits, sets, strict=True):
+        weights = jnp.exp(x - turn(top)[..., None])
+        total += turn(weights.sum(-1))
+        out += turn(weights.astype(value.dtype) @ values)
+    out = (out / total[..., None]).astype(value.dtype)
+    return out.transpose(0, 2, 3, 1, 4).reshape(b, length, n, -1)
 
 
-def _block_masks(num_blocks: int, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
-    """Which near keys and which earlier blocks count, [X, stride, M] and [X, X]."""
-    size = pattern.stride
+def _same(x: Array) -> Array:
+    return x
+
+
+def _by_place(x: Array) -> Array:
+    """[B, N, X, S, ...] of blocks to [B, N, S, X, ...] of places in them, and back."""
+    return x.swapaxes(2, 3)
+
+
+def _block_masks(
+    num_blocks: int, size: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which near keys and which earlier blocks count, [X, S, M] and [X, X]."""
     i, j = np.arange(size)[:, None], np.arange(size)
     before = np.arange(num_blocks)
-    if pattern.name == "fixed":
+    if name in ("full", "fixed"):
         inside = np.tile(j <= i, (num_blocks, 1, 1))
     else:
         window = np.concatenate([j > i, j <= i], axis=1)
@@ -139,9 +147,9 @@ def _block_masks(num_blocks: int, pattern: Pattern) -> tuple[np.ndarray, np.ndar
 
 
 def _with_block_before(x: Array) -> Array:
-    """[B, X, S, ...] to [B, X, 2 S, ...]: each block after the one before it."""
-    before = jnp.pad(x, [(0, 0), (1, 0)] + [(0, 0)] * (x.ndim - 2))[:, :-1]
-    return jnp.concatenate([before, x], axis=2)
+    """[B, N, X, S, D] to [B, N, X, 2 S, D]: each block after the one before it."""
+    before = jnp.pad(x[:, :, :-1], [(0, 0), (0, 0), (1, 0), (0, 0), (0, 0)])
+    return jnp.concatenate([before, x], axis=3)
 
 
 class Block(nn.Module):
