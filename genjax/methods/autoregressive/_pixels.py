@@ -190,6 +190,7 @@ def as_method(
     sequence: bool = False,
     log_prob_fn: Callable[..., Array] | None = None,
     order_fn: Callable[[Array], Array] | None = None,
+    drawn_fn: Callable[[Any, Array, Array], Array] | None = None,
 ) -> Method:
     """The Method of one player that maximises the likelihood of its one network.
 
@@ -209,6 +210,8 @@ def as_method(
             network's outputs under `head`.
         order_fn: keys [N] -> int [N, S], which of the sequence's S parts each step
             draws; None is reading order.
+        drawn_fn: (params, x, keys [N]) -> outputs, in place of the network's for images
+            that are drawn with these keys.
     """
     incremental = call(is_incremental, config.sampler, where="config.sampler")
     height, width, channels = head.shape
@@ -268,24 +271,34 @@ def as_method(
 
     def draw(params, keys, cond, **completion):
         own, label, num = params[name], label_of(cond), len(keys)
+        order = None if order_fn is None else order_fn(keys)
+
+        def ordered(values):
+            """From reading order to that of drawing."""
+            return values if order is None else take(values, order)
+
+        def read(levels):
+            """The image of levels in the order of drawing."""
+            if order is not None:
+                levels = take(levels, jnp.argsort(order, axis=1))
+            return head.floats(levels.reshape(num, *head.shape))
 
         def whole_fn(levels):
-            x = head.floats(levels.reshape(num, *head.shape))
-            return outputs_fn(own, x, label).reshape(*levels.shape[:3], -1)
+            if drawn_fn is None:
+                outputs = outputs_fn(own, read(levels), label)
+            else:
+                outputs = drawn_fn(own, read(levels), keys)
+            return ordered(outputs.reshape(*levels.shape[:3], -1))
 
         if incremental:
             steps = steps_fn(own, num, label, keys)
         else:
             steps = autoregressive.whole(whole_fn, num, grid, parts)
-        order = None if order_fn is None else order_fn(keys)
-        if order is not None:
-            completion = {k: take(v, order) for k, v in completion.items()}
+        completion = {entry: ordered(value) for entry, value in completion.items()}
         levels, _ = autoregressive.sample(
             steps, head.draw, keys, grid, parts=parts, **completion
         )
-        if order is not None:
-            levels = take(levels, jnp.argsort(order, axis=1))
-        return head.floats(levels.reshape(num, *head.shape))
+        return read(levels)
 
     def sample(
         params: Params, model_state: ModelState, keys: Array, cond: Mapping[str, Array]

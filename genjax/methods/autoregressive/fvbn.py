@@ -81,6 +81,7 @@ def fvbn(
         sequence=True,
         log_prob_fn=make_log_prob_fn(module, head),
         order_fn=lambda keys: sites(module)[mask_of(module, keys)],
+        drawn_fn=make_drawn_fn(module),
     )
 
 
@@ -102,6 +103,18 @@ def make_log_prob_fn(module: MADE, head: Head):
         return jax.nn.logsumexp(log_probs, axis=0) - math.log(module.num_masks)
 
     return log_prob_fn
+
+
+def make_drawn_fn(module: MADE):
+    """The outputs of each image under the mask that it is drawn with."""
+
+    def drawn_fn(params, x, keys):
+        def one(x: Array, mask: Array) -> Array:
+            return module.apply({"params": params}, x[None], mask)[0]
+
+        return jax.vmap(one)(x, mask_of(module, keys))
+
+    return drawn_fn
 
 
 def make_steps_fn(module: MADE, head: Head):
