@@ -75,6 +75,8 @@ class Method:
         denoise: (params, model_state, keys [N], images float [N, H, W, C], cond) ->
             likelier images near those given.
         cond: Batch entries that `sample`, `decode` and the like need, such as "label".
+        frozen: Entries of model_state that belong to frozen networks: like those, an
+            earlier phase or config.init_from must bring them.
     """
 
     init: Callable[[Array, Batch], tuple[Params, ModelState]]
@@ -89,3 +91,4 @@ class Method:
     complete: Callable[..., Array] | None = None
     denoise: Callable[..., Array] | None = None
     cond: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()

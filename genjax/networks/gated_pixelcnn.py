@@ -189,3 +189,41 @@ class GatedPixelCNN(nn.Module):
             for i in range(self.num_layers)
         ]
         return self.horizontal(last, here, lambda conv, h: conv.step(h, position))
+
+
+class CodePixelCNN(GatedPixelCNN):
+    """Gated PixelCNN over a grid of codes 0..K-1, which enter as learned vectors.
+
+    Images have one channel: places 2 k / (K - 1) - 1 of codes k. Any further down hold
+    no code, a vector of zeros, as all places outside the grid do.
+
+    Attributes:
+        in_features: Width of the vectors.
+        num_codes: K, at least 2.
+    """
+
+    num_codes: int = 2
+
+    def setup(self) -> None:
+        """Makes the layers and the vectors."""
+        super().setup()
+        shape = (self.num_codes, self.in_features)
+        self.vectors = self.param("vectors", nn.initializers.normal(1.0), shape)
+
+    def embed(self, x: Array) -> Array:
+        """Places [..., 1] to vectors [..., in_features]."""
+        codes = jnp.round((x[..., 0] + 1) / 2 * (self.num_codes - 1)).astype(jnp.int32)
+        (vectors,) = nn.dtypes.promote_dtype(self.vectors, dtype=self.dtype)
+        return jax.nn.one_hot(codes, len(vectors), dtype=vectors.dtype) @ vectors
+
+    def __call__(self, x: Array, label: Array | None = None, *, train: bool) -> Array:
+        """Maps places x [B, h, w, 1] to [B, h, w, num_outputs]."""
+        return super().__call__(self.embed(x), label, train=train)
+
+    def row(self, above: Array, label: Array | None, row: Array) -> None:
+        """As `GatedPixelCNN.row`, of places."""
+        super().row(self.embed(above), label, row)
+
+    def step(self, last: Array, position: Position) -> Array:
+        """As `GatedPixelCNN.step`, of a place."""
+        return super().step(self.embed(last), position)

@@ -191,7 +191,8 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
     Where both have a network or an entry of model_state, the earlier phase's counts.
 
     Raises:
-        ConfigError: If an array of a frozen network would stay random.
+        ConfigError: If an array of a frozen network, or of what belongs to it in the
+            model state, would stay as it was drawn.
     """
     places = jax.tree.map(lambda x: x.sharding, abstract_state(phase))
     init = jax.jit(
@@ -213,22 +214,27 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
         )
     owned = {name for player in phase.method.players for name in player.networks}
     frozen = {name: net for name, net in state.params.items() if name not in owned}
-    fresh = {keystr(path) for path, _ in tree_leaves_with_path(frozen)}
+    frozen_state = {name: state.model_state[name] for name in phase.method.frozen}
+    fresh, fresh_state = (
+        {keystr(path) for path, _ in tree_leaves_with_path(tree)}
+        for tree in (frozen, frozen_state)
+    )
     for params, ema, model_state, rename in sources:
         new, copied, kept = carry_over(state.params, params, rename)
         print(
             f"Carried {len(copied)} arrays over; {len(kept)} stay as they were.",
             file=sys.stderr,
         )
-        fresh -= set(copied)
+        entries, copied_state, _ = carry_over(state.model_state, model_state, rename)
+        fresh, fresh_state = fresh - set(copied), fresh_state - set(copied_state)
         state = state.replace(
             params=new,
             ema_params=carry_over(state.ema_params, {**params, **ema}, rename)[0],
-            model_state=carry_over(state.model_state, model_state, rename)[0],
+            model_state=entries,
         )
-    if fresh:
+    if missing := sorted(fresh) + sorted(fresh_state):
         raise ConfigError(
-            f"no player trains {len(fresh)} arrays, among them {min(fresh)}, and "
+            f"no player trains {len(missing)} arrays, among them {missing[0]}, and "
             f"neither an earlier phase nor config.init_from={phase.config.init_from} "
             "has arrays of the same name and shape for them"
         )

@@ -10,30 +10,52 @@ from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, call, check_count, compute_dtype
 from genjax.methods.autoregressive._pixels import Head, StepsFn
+from genjax.networks.gated_pixelcnn import GatedPixelCNN
 from genjax.samplers.autoregressive import Position, Steps
 
 
 def make_network(
-    config: ConfigDict, kind: type[nn.Module], network: Mapping[str, Any], head: Head
+    config: ConfigDict,
+    kind: type[nn.Module],
+    network: Mapping[str, Any],
+    head: Head,
+    where: str = "config.model.network",
+    **follows: Any,
 ) -> nn.Module:
     """The network that a config describes, with what follows from head and dtype.
+
+    Args:
+        config: Resolved.
+        kind: Of network.
+        network: Its fields.
+        head: The distribution of a pixel.
+        where: Place of `network` in the config.
+        **follows: Further fields that are not the config's business.
 
     Raises:
         ConfigError: For unknown fields or numbers below 1.
     """
-    where = "config.model.network"
-    follows = dict(
+    defaults = dict(
         in_features=head.shape[-1],
         num_outputs=head.num_outputs,
         groups=head.parts,
         dtype=jnp.dtype(compute_dtype(config)),
     )
+    follows = {**defaults, **follows}
     for field, value in network.items():
         if field in follows:
             raise ConfigError(f"{where} must leave {field!r} out: it follows elsewhere")
         if field != "dropout":
             check_count(f"{where}.{field}", value)
     return call(kind, {**network, **follows}, where=where)
+
+
+def check_kernels(module: GatedPixelCNN, where: str = "config.model.network") -> None:
+    """Raises ConfigError unless its kernels have a middle, and more than that."""
+    for field in ("kernel_size", "first_kernel_size"):
+        size = getattr(module, field)
+        if size < 3 or size % 2 == 0:
+            raise ConfigError(f"{where}.{field} must be odd and at least 3, got {size}")
 
 
 def cached_steps(module: nn.Module, head: Head) -> StepsFn:

@@ -9,9 +9,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call
+from genjax.config import call
 from genjax.methods import _inputs
-from genjax.methods.autoregressive._convolutional import cached_steps, make_network
+from genjax.methods.autoregressive._convolutional import (
+    cached_steps,
+    check_kernels,
+    make_network,
+)
 from genjax.methods.autoregressive._pixels import as_method, make_head
 from genjax.networks.gated_pixelcnn import GatedPixelCNN
 from genjax.types import Method
@@ -40,12 +44,7 @@ def gated_pixelcnn(
     """
     head = make_head(config, output)
     module = make_network(config, GatedPixelCNN, network, head)
-    for field in ("kernel_size", "first_kernel_size"):
-        size = getattr(module, field)
-        if size < 3 or size % 2 == 0:
-            raise ConfigError(
-                f"config.model.network.{field} must be odd and at least 3, got {size}"
-            )
+    check_kernels(module)
     return as_method(
         config,
         "pixelcnn",

@@ -23,11 +23,19 @@ from genjax.types import Batch, Method, ModelState, Params, Player
 
 
 def make(config: ConfigDict) -> Method:
-    """One player, "vqvae"; config.model holds the arguments of `vqvae`."""
-    return call(vqvae, config.model, config, where="config.model")
+    """One player, "vqvae"; config.model holds the arguments of `make_model`.
+
+    Latents are indices, int32 [B, h, w], which have no prior here.
+    """
+    model = call(make_model, config.model, config, where="config.model")
+    own = ("encoder", "decoder") + ("codebook",) * model.by_gradient
+    player = Player("vqvae", own, model.loss)
+    return Method(
+        init=model.init, players=(player,), encode=model.encode, decode=model.decode
+    )
 
 
-def vqvae(
+def make_model(
     config: ConfigDict,
     *,
     network: Mapping[str, Any],
@@ -37,8 +45,8 @@ def vqvae(
     commitment: float = 0.25,
     decay: float = 0.99,
     restart: float = 0.03,
-) -> Method:
-    """VQ-VAE on images. Latents are indices, int32 [B, h, w]; it has no prior yet.
+) -> "Model":
+    """VQ-VAE on images.
 
     -log p(x | z) is that of a Gaussian with the variance of all pixels: their squared
     error over that variance, averaged where the likelihood sums, as the codebook's
@@ -80,16 +88,12 @@ def vqvae(
         restart=(restart, 0, 1),
     )
     check_sides(shape, model.encoder.num_levels)
-    own = ("encoder", "decoder") + ("codebook",) * model.by_gradient
-    player = Player("vqvae", own, model.loss)
-    return Method(
-        init=model.init, players=(player,), encode=model.encode, decode=model.decode
-    )
+    return model
 
 
 @dataclass(frozen=True)
 class Model:
-    """The networks, the codebook and their loss; fields as arguments of `vqvae`.
+    """The networks, the codebook and their loss; fields as arguments of `make_model`.
 
     Attributes:
         encoder: Images to vectors [B, h, w, D].
