@@ -1,5 +1,6 @@
 """Normalisation of weights by their spectral norm, and of activations by class."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +33,52 @@ def power_iteration(
         u = _unit(v @ fixed)
     u, v = jax.lax.stop_gradient((u, v))
     return v @ matrix @ u, u
+
+
+def operator_norm(
+    fn: Callable[[Array, Array], Array],
+    weight: Array,
+    u: Array,
+    *,
+    tolerance: float = 1e-4,
+    max_iterations: int = 100,
+) -> tuple[Array, Array]:
+    """Estimates the largest singular value of a linear map, such as a convolution.
+
+    Power iterations by the map and its transpose, until one changes the estimate, which
+    is from below, by less than `tolerance` of it.
+
+    Args:
+        fn: (weight, x) -> y, linear in both; the norm is that of x -> y for x of the
+            shape of `u`.
+        weight: Of the map.
+        u: Guess of the right singular vector, not zero.
+        tolerance: Relative.
+        max_iterations: At which to stop in any case.
+
+    Returns:
+        The estimate, a scalar whose gradient is as that of `power_iteration`, and the
+        new u.
+
+    Reference:
+        Gouk et al., Regularisation of Neural Networks by Enforcing Lipschitz
+        Continuity, arXiv:1804.04368, Alg. 2, for convolutions.
+    """
+    fixed, u = jax.lax.stop_gradient((weight, u))
+    transpose = jax.linear_transpose(lambda u: fn(fixed, u), u)
+
+    def refine(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        i, _, sigma, u = state
+        (new,) = transpose(_unit(fn(fixed, u)))
+        return i + 1, sigma, jnp.linalg.norm(new), _unit(new)
+
+    def changes(state: tuple[Array, ...]) -> Array:
+        i, old, sigma, _ = state
+        return (i < max_iterations) & (jnp.abs(sigma - old) > tolerance * sigma)
+
+    *_, u = jax.lax.while_loop(changes, refine, (0, -1.0, 0.0, _unit(u)))
+    v = jax.lax.stop_gradient(_unit(fn(fixed, u)))
+    return jnp.vdot(v, fn(weight, u)), u
 
 
 def _unit(x: Array) -> Array:

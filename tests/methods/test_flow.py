@@ -22,11 +22,13 @@ ON_POINTS = {
     "realnvp": dict(network=MLP, num_couplings=4),
     "nice": dict(network=MLP, num_couplings=4),
     "ffjord": dict(network=dict(MLP, activation="tanh")),
+    "residual_flow": dict(features=(8, 8), num_blocks=(3,)),
 }
 ON_IMAGES = {
     "realnvp": dict(network=RESNET, num_couplings=1, num_levels=2),
     "glow": dict(network=GLOW, num_steps=1, num_levels=2),
     "nice": dict(network=MLP, num_couplings=2),
+    "residual_flow": dict(features=(4, 4), num_blocks=(1, 1), num_dense_blocks=1),
 }
 
 
@@ -82,7 +84,7 @@ def test_density_of_points_integrates_to_one(method):
     assert not flow.bound
 
 
-@pytest.mark.parametrize("method", ["realnvp", "nice"])
+@pytest.mark.parametrize("method", ["realnvp", "nice", "residual_flow"])
 def test_likelihood_of_points_is_the_density_that_sample_draws_from(method):
     """The density at a sample, through the Jacobian of `decode` at its latents."""
     flow, params, state = made(method, points(), **ON_POINTS[method])
@@ -101,7 +103,13 @@ def test_likelihood_of_points_is_the_density_that_sample_draws_from(method):
 
 @pytest.mark.parametrize(
     ("method", "transform"),
-    [("realnvp", "logit"), ("glow", "centre"), ("nice", "logit"), ("nice", "centre")],
+    [
+        ("realnvp", "logit"),
+        ("glow", "centre"),
+        ("nice", "logit"),
+        ("nice", "centre"),
+        ("residual_flow", "logit"),
+    ],
 )
 def test_decode_inverts_encode_on_all_grey_levels(method, transform):
     image = jnp.arange(256, dtype=jnp.uint8).reshape(4, 8, 8, 1)
@@ -266,6 +274,30 @@ def test_kinetic_energy_is_added_to_the_loss_and_long_solves_are_given_up():
     assert np.isnan(flow.encode(params, state, jax.random.key(0), batch)).all()
 
 
+@pytest.mark.parametrize("factor_out", [False, True])
+def test_likelihood_of_images_is_estimated_without_bias(factor_out):
+    """With the same keys, and so the same noise in the bins, as with whole Jacobians.
+
+    With eight exact terms there is not much left to chance but the traces.
+    """
+    batch, nats = grey(2, shape=(4, 4, 1)), {}
+    options = dict(ON_IMAGES["residual_flow"], factor_out=factor_out)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    for log_det, terms in [("exact", 2), ("roulette", 1), ("roulette", 8)]:
+        flow, params, state = made(
+            "residual_flow", batch, **options, log_det=log_det, num_exact_eval=terms
+        )
+        weights = moved(params, 0.3), state
+        draw = jax.vmap(lambda key: flow.log_likelihood(*weights, key, batch)[0])
+        nats[log_det, terms] = np.float64(jax.jit(draw)(keys))
+    errors = {}
+    for terms in (1, 8):
+        off = nats["roulette", terms] - nats["exact", 2]
+        errors[terms] = off.std(0) / np.sqrt(len(keys))
+        assert (np.abs(off.mean(0)) < 4 * errors[terms]).all()
+    assert (errors[8] > 1e-4).all() and (errors[8] < errors[1]).all()
+
+
 def test_requests_that_cannot_be_met_are_refused():
     image, point = grey(2), points(2)
     with pytest.raises(ConfigError, match=r"halved 4 times.*8x8"):
@@ -288,5 +320,18 @@ def test_requests_that_cannot_be_met_are_refused():
         made("ffjord", point, network=MLP, tolerance=0)
     with pytest.raises(ConfigError, match=r"trace.*'hutchinson'"):
         made("ffjord", point, network=MLP, trace="full")
+    widths = dict(features=(4, 4), num_blocks=(1,))
+    with pytest.raises(ConfigError, match=r"coeff must be in \(0, 1\), got 1"):
+        made("residual_flow", image, **dict(widths, coeff=1))
+    with pytest.raises(ConfigError, match=r"one level, got \(1, 1\)"):
+        made("residual_flow", point, **dict(widths, num_blocks=(1, 1)))
+    with pytest.raises(ConfigError, match=r"odd, and one more.*got \(3, 2, 3\)"):
+        made("residual_flow", image, **dict(widths, kernel_sizes=(3, 2, 3)))
+    with pytest.raises(ConfigError, match=r"halved 4 times.*8x8"):
+        made("residual_flow", image, **dict(widths, num_blocks=(1,) * 5))
+    with pytest.raises(ConfigError, match=r"num_blocks must be whole numbers"):
+        made("residual_flow", image, **dict(widths, num_blocks=(1.5,)))
+    with pytest.raises(ConfigError, match=r"log_det.*'roulette'"):
+        made("residual_flow", image, **widths, log_det="power_series")
     with pytest.raises(ConfigError, match="num_couplings"):
         made("nice", point, network=MLP, num_couplings=0)

@@ -1,5 +1,7 @@
 """Spectral norm against numpy's SVD, batch norm by class against numpy's moments."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,12 @@ import numpy as np
 import pytest
 
 from genjax.networks import layers
-from genjax.networks.normalization import BatchNorm, SpectralNorm, power_iteration
+from genjax.networks.normalization import (
+    BatchNorm,
+    SpectralNorm,
+    operator_norm,
+    power_iteration,
+)
 
 
 def normal(*shape, seed=0):
@@ -43,6 +50,34 @@ def test_power_iteration_finds_the_largest_singular_value_and_its_gradient():
     grad = jax.grad(lambda w: power_iteration(w, u, 200)[0])(jnp.asarray(matrix))
     np.testing.assert_allclose(grad, np.outer(v[:, 0], ut[0]), atol=1e-3)
     assert power_iteration(matrix, u, 1)[0] < sigma[0]
+
+
+def test_norm_of_a_convolution_is_that_of_its_matrix_and_so_is_its_gradient():
+    """numpy's SVD of the convolution as a matrix, and central differences of that."""
+
+    def conv(kernel, x):
+        return layers.Conv(3).convolve(x, kernel)
+
+    kernel, u = normal(3, 3, 2, 3), normal(1, 4, 5, 2, seed=1)
+
+    def numpys(kernel):
+        matrix = jax.jacfwd(functools.partial(conv, kernel))(jnp.zeros(u.shape))
+        return np.linalg.norm(np.float64(matrix).reshape(-1, u.size), 2)
+
+    norm = functools.partial(
+        operator_norm, conv, u=u, tolerance=0.0, max_iterations=2000
+    )
+    found, new = norm(kernel)
+    np.testing.assert_allclose(found, numpys(kernel), rtol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(new), 1, rtol=1e-5)
+    again, _ = operator_norm(conv, kernel, new, max_iterations=0)
+    np.testing.assert_allclose(again, found, rtol=1e-5)
+    direction = normal(*kernel.shape, seed=2)
+    slope = jnp.vdot(jax.grad(lambda k: norm(k)[0])(kernel), direction)
+    ends = [numpys(kernel + 1e-2 * s * direction) for s in (1, -1)]
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-2, rtol=1e-2)
+    early, _ = operator_norm(conv, kernel, u, tolerance=0.5)
+    assert 0.1 * found < early < 0.999 * found
 
 
 @pytest.mark.parametrize("name", NETS)

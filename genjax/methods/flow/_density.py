@@ -214,6 +214,7 @@ class Flow:
             train=train,
             method="forward",
             mutable=["batch_stats"] if train else [],
+            rngs={"log_det": key},
         )
         changed = {"flow": {**state, **changed}} if changed else {}
         return z, log_det, jnp.zeros(len(y)), changed
