@@ -13,11 +13,11 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "flow.residual_flow"
-    config.num_steps = 3000
+    config.num_steps = 4000
     config.data.update(name="synthetic:checkerboard", batch_size=256)
-    config.model = dict(features=(64, 64, 64), num_blocks=(16,), log_det="exact")
+    config.model = dict(features=(32, 32), num_blocks=(16,), log_det="exact")
     config.optimizers = dict(
-        flow=dict(name="adam", learning_rate=3e-3, schedule="cosine", clip_norm=10.0)
+        flow=dict(name="adam", learning_rate=1e-2, schedule="cosine", clip_norm=10.0)
     )
     config.log_every, config.sample_every, config.eval_every = 100, 1000, 1000
     config.eval_examples, config.num_samples = 4000, 1000

@@ -1,8 +1,9 @@
-"""Residual Flow on CIFAR-10: arXiv:1906.02735, Table 3, reports 3.280 bits per dim.
+"""Residual Flow on CIFAR-10: arXiv:1906.02735, which reports 3.280 bits per dim.
 
 Three levels of 16 blocks of 3 x 3, 1 x 1 and 3 x 3 convolutions with 512 channels, then
-four blocks of dense layers of 128, Adam at 1e-3 for 1000 epochs of batches of 64, as in
-the paper's App. E and the authors' code.
+four blocks of dense layers of 128; Adam at 1e-3 for 1000 epochs of batches of 64, the
+gradient of the bits per dim clipped at 1, which is 2129 for nats: the settings of the
+authors' code.
 
 Data: python -m genjax.data.prepare cifar10
 Run: python train.py --config=configs/residual_flow_cifar.py --workdir=runs/res_cifar
@@ -27,7 +28,13 @@ def get_config(variant: str = "") -> ConfigDict:
         alpha=0.05,
     )
     config.optimizers = dict(
-        flow=dict(name="adam", learning_rate=1e-3, b2=0.99, warmup_steps=1000)
+        flow=dict(
+            name="adam",
+            learning_rate=1e-3,
+            b2=0.99,
+            warmup_steps=1000,
+            clip_norm=2129.0,
+        )
     )
     config.ema.update(networks=("flow",), decay=0.999)
     config.sample_every, config.eval_every = 10_000, 10_000

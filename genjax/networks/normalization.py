@@ -62,7 +62,7 @@ def operator_norm(
 
     Reference:
         Gouk et al., Regularisation of Neural Networks by Enforcing Lipschitz
-        Continuity, arXiv:1804.04368, Alg. 2, for convolutions.
+        Continuity, arXiv:1804.04368, who do the same for convolutions.
     """
     fixed, u = jax.lax.stop_gradient((weight, u))
     transpose = jax.linear_transpose(lambda u: fn(fixed, u), u)

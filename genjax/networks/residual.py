@@ -19,8 +19,7 @@ from genjax.networks.flow import ActNorm, Chain
 from genjax.networks.layers import Conv, zeros
 from genjax.networks.normalization import operator_norm
 
-# Of each layer: kernel, bias, and beta if LipSwish comes before.
-Weights = tuple[tuple[Array, Array, Array | None], ...]
+Weights = tuple[tuple[Array, Array, Array], ...]  # Of each layer: kernel, bias, beta.
 
 
 def lipswish(x: Array, beta: Array) -> Array:
@@ -40,9 +39,9 @@ def linear(kernel: Array, x: Array) -> Array:
 
 
 def contract(weights: Weights, x: Array) -> Array:
-    """g: layers of LipSwish, if it has a beta, a linear map and a bias."""
+    """g: layers of LipSwish, a linear map and a bias."""
     for kernel, bias, beta in weights:
-        x = linear(kernel, x if beta is None else lipswish(x, beta)) + bias
+        x = linear(kernel, lipswish(x, beta)) + bias
     return x
 
 
@@ -57,16 +56,14 @@ class Contraction(nn.Module):
         features: Widths of the hidden layers.
         kernel_sizes: Sides of the convolutions, one more than there are widths; none
             for dense layers.
-        preactivate: LipSwish comes before the first layer too.
         coeff: Below 1; the norm of g is at most this to the number of layers, times
             what power iterations underestimate.
 
-    Reference: Behrmann et al., arXiv:1811.00995, Eq. 2 and App. D.
+    Reference: Behrmann et al., arXiv:1811.00995, Sec. 2.
     """
 
     features: Sequence[int]
     kernel_sizes: Sequence[int] = ()
-    preactivate: bool = True
     coeff: float = 0.98
 
     @nn.compact
@@ -79,9 +76,7 @@ class Contraction(nn.Module):
             init = nn.initializers.lecun_normal()
             kernel = self.param(f"kernel_{i}", init, kernel_shape)
             bias = self.param(f"bias_{i}", zeros, (width,))
-            beta = None
-            if i or self.preactivate:
-                beta = self.param(f"beta_{i}", nn.initializers.constant(0.5), ())
+            beta = self.param(f"beta_{i}", nn.initializers.constant(0.5), ())
             sigma = self.norm(f"u_{i}", kernel, shape, train)
             weights.append((kernel / jnp.maximum(1, sigma / self.coeff), bias, beta))
             shape = (*shape[:-1], width)

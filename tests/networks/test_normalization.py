@@ -68,7 +68,7 @@ def test_norm_of_a_convolution_is_that_of_its_matrix_and_so_is_its_gradient():
         operator_norm, conv, u=u, tolerance=0.0, max_iterations=2000
     )
     found, new = norm(kernel)
-    np.testing.assert_allclose(found, numpys(kernel), rtol=1e-5)
+    np.testing.assert_allclose(found, numpys(kernel), rtol=2e-4)
     np.testing.assert_allclose(jnp.linalg.norm(new), 1, rtol=1e-5)
     again, _ = operator_norm(conv, kernel, new, max_iterations=0)
     np.testing.assert_allclose(again, found, rtol=1e-5)

@@ -40,7 +40,6 @@ def residual_flow(
     dense_features: Sequence[int] = (128, 128),
     num_dense_blocks: int = 0,
     factor_out: bool = False,
-    preactivate: bool = True,
     coeff: float = 0.98,
     log_det: str = "",
     num_exact: int = 2,
@@ -67,7 +66,6 @@ def residual_flow(
         dense_features: Widths in blocks of dense layers, which see whole images.
         num_dense_blocks: Of images: how many of these come after the last level.
         factor_out: Whether half of the dimensions are left alone from each level on.
-        preactivate: Whether blocks begin with LipSwish.
         coeff: Below 1, the largest norm of a layer; see `networks.residual`.
         log_det: "exact", from the Jacobian, or "roulette"; by default exact for points.
         num_exact: Of the roulette; see `losses.log_det.roulette_log_det`.
@@ -89,7 +87,7 @@ def residual_flow(
     _check_counts("features", features)
 
     def steps(count: int, widths: Sequence[int], sizes: Sequence[int]) -> list:
-        net = Contraction(tuple(widths), tuple(sizes), preactivate, coeff)
+        net = Contraction(tuple(widths), tuple(sizes), coeff)
         return [ResidualSteps(Residual(net, estimate), count)] if count else []
 
     def level(index: int) -> Chain:
