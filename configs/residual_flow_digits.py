@@ -10,7 +10,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "flow.residual_flow"
-    config.num_steps = 1500
+    config.num_steps = 1000
     config.data.update(name="digits", batch_size=64)
     config.model = dict(
         features=(32, 32),
@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
             schedule="cosine",
             warmup_steps=100,
             weight_decay=1e-3,
-            clip_norm=100.0,
+            clip_norm=500.0,
         )
     )
     config.ema.update(networks=("flow",), decay=0.998)
@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "tiny":
         config.num_steps, config.data.batch_size = 2, 8
         config.optimizers.flow.warmup_steps = 1
-        config.model.update(features=(4, 4), num_blocks=(0, 1), num_dense_blocks=1)
-        config.model.update(dense_features=(8,), num_exact_eval=2)
+        config.model.update(features=(4, 4), num_blocks=(0, 1), num_dense_blocks=0)
+        config.model.update(num_exact_eval=2)
         config.eval_examples, config.num_samples = 16, 8
     return config

@@ -22,8 +22,9 @@ def g(params, x):
 def made():
     """(matrices whose norms multiply to 0.6, x [2, 2, 2])."""
     random = np.random.RandomState(0)
-    inner, outer = random.standard_normal((2, 4, 4))
+    inner, noise = random.standard_normal((2, 4, 4))
     inner /= np.linalg.norm(inner, 2)
+    outer = inner.T + 0.1 * noise  # So that J has eigenvalues near its norm.
     outer *= 0.6 / np.linalg.norm(outer, 2)
     x = random.uniform(-1, 1, (2, 2, 2)) * np.array([0.2, 2.0])[:, None, None]
     return tuple(map(jnp.float32, (inner, outer))), jnp.float32(x)

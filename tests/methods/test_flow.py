@@ -274,28 +274,26 @@ def test_kinetic_energy_is_added_to_the_loss_and_long_solves_are_given_up():
     assert np.isnan(flow.encode(params, state, jax.random.key(0), batch)).all()
 
 
-@pytest.mark.parametrize("factor_out", [False, True])
-def test_likelihood_of_images_is_estimated_without_bias(factor_out):
+def test_likelihood_of_images_is_estimated_without_bias():
     """With the same keys, and so the same noise in the bins, as with whole Jacobians.
 
-    With eight exact terms there is not much left to chance but the traces.
+    Positive weights make for large Jacobians. Evaluation has terms of its own number.
     """
     batch, nats = grey(2, shape=(4, 4, 1)), {}
-    options = dict(ON_IMAGES["residual_flow"], factor_out=factor_out)
-    keys = jax.random.split(jax.random.key(0), 1000)
-    for log_det, terms in [("exact", 2), ("roulette", 1), ("roulette", 8)]:
+    options = dict(ON_IMAGES["residual_flow"], factor_out=True)
+    keys = jax.random.split(jax.random.key(0), 250)
+    for log_det, terms in [("exact", 1), ("roulette", 1), ("roulette", 8)]:
         flow, params, state = made(
             "residual_flow", batch, **options, log_det=log_det, num_exact_eval=terms
         )
-        weights = moved(params, 0.3), state
+        weights = jax.tree.map(jnp.abs, moved(params, 0.3)), state
         draw = jax.vmap(lambda key: flow.log_likelihood(*weights, key, batch)[0])
         nats[log_det, terms] = np.float64(jax.jit(draw)(keys))
-    errors = {}
     for terms in (1, 8):
-        off = nats["roulette", terms] - nats["exact", 2]
-        errors[terms] = off.std(0) / np.sqrt(len(keys))
-        assert (np.abs(off.mean(0)) < 4 * errors[terms]).all()
-    assert (errors[8] > 1e-4).all() and (errors[8] < errors[1]).all()
+        off = nats["roulette", terms] - nats["exact", 1]
+        error = off.std(0) / np.sqrt(len(keys))
+        assert (np.abs(off.mean(0)) < 4 * error).all() and (error < 0.2).all()
+    assert np.abs(nats["roulette", 8] - nats["roulette", 1]).max() > 0.01
 
 
 def test_requests_that_cannot_be_met_are_refused():
