@@ -28,7 +28,9 @@ ON_IMAGES = {
     "realnvp": dict(network=RESNET, num_couplings=1, num_levels=2),
     "glow": dict(network=GLOW, num_steps=1, num_levels=2),
     "nice": dict(network=MLP, num_couplings=2),
-    "residual_flow": dict(features=(4, 4), num_blocks=(1, 1), factor_out=True),
+    "residual_flow": dict(
+        features=(4, 4), num_blocks=(1, 1), num_dense_blocks=1, factor_out=True
+    ),
 }
 
 
