@@ -99,6 +99,53 @@ class ConvEnergy(nn.Module):
         return normalised(out, h, self.norm, train=train)[:, 0]
 
 
+class StridedEnergy(nn.Module):
+    """Convolutions with stride 2, then a dense layer, from images to energies.
+
+    Smooth and cheap: a tenth of the work of `ConvEnergy` of the same width.
+
+    Attributes:
+        features: Width of each convolution, which halves height and width, rounded up.
+        dense_features: Width of the dense layer.
+        norm: "spectral", of every weight, or "none".
+        activation: A key of `layers.ACTIVATIONS`.
+        num_classes: K, for a shift of each layer by label; None takes no label.
+
+    Reference: Nijkamp et al., On the Anatomy of MCMC-Based Maximum Likelihood Learning
+        of Energy-Based Models, arXiv:1903.12370, whose networks are such.
+    """
+
+    features: Sequence[int] = (32, 64, 128)
+    dense_features: int = 128
+    norm: str = "none"
+    activation: str = "silu"
+    num_classes: int | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, label: Array | None = None, *, train: bool) -> Array:
+        """Maps x [B, H, W, C] and int labels [B] to float32 energies [B]."""
+        if x.ndim != 4:
+            raise ValueError(f"images [B, H, W, C] are needed, got shape {x.shape}")
+        act = activation(self.activation)
+
+        def shift(h: Array, name: str) -> Array:
+            if self.num_classes is None:
+                return h
+            table = nn.Embed(self.num_classes, h.shape[-1], dtype=h.dtype, name=name)
+            return h + jnp.expand_dims(table(label), range(1, h.ndim - 1))
+
+        for i, width in enumerate(self.features):
+            conv = Conv(width, (4, 4), (2, 2), dtype=self.dtype, name=f"conv_{i}")
+            x = normalised(conv, x, self.norm, train=train)
+            x = act(shift(x, f"label_{i}"))
+        dense = nn.Dense(self.dense_features, dtype=self.dtype, name="dense")
+        h = normalised(dense, x.reshape(len(x), -1), self.norm, train=train)
+        h = act(shift(h, "label_dense")).astype(jnp.float32)
+        out = nn.Dense(1, use_bias=False, name="out")
+        return normalised(out, h, self.norm, train=train)[:, 0]
+
+
 class MLPEnergy(nn.Module):
     """A multilayer perceptron from points or images to energies.
 
