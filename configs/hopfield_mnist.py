@@ -1,7 +1,8 @@
 """A modern Hopfield network of 10,000 digits of MNIST: arXiv:2008.02217.
 
-The classical one, of 1982, holds about 0.138 x 784 = 108 patterns if these are random;
-digits, which are alike, it holds by the pseudo-inverse rule, some hundreds:
+The classical one, of 1982, holds about 0.138 x 784 = 108 patterns if these are random.
+Digits are alike: by Hebb's rule 200 collapse to one state, and by the pseudo-inverse
+rule they are fixed points, but random states lead elsewhere:
 --config.data.batch_size=200 --config.model.kind=classical
 --config.model.rule=pseudo_inverse
 

@@ -18,6 +18,9 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "tiny":
         config.model.network.update(features=(4,), dense_features=4)
         return config
-    config.num_steps = 4000
-    config.sample_every = 1000
+    config.num_steps = 6000
+    config.model.update(num_steps=30, noise=0.1, buffer_size=10_000)
+    config.optimizers.energy.update(learning_rate=5e-4, clip_norm=1.0)
+    config.sampler.num_steps = 600
+    config.sample_every = 2000
     return config
