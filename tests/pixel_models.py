@@ -15,8 +15,8 @@ CATEGORICAL = dict(name="categorical", num_levels=4)
 MIXTURE = dict(name="logistic_mixture", num_mixtures=2, num_levels=4)
 
 
-def made(name, shape, output, incremental=True, **model):
-    """The method, and params of which none is at its initial value."""
+def made(name, shape, output, incremental=True, scale=0.5, **model):
+    """The method, and params of which none is at its initial value, of that scale."""
     config = base_config()
     config.method = f"autoregressive.{name}"
     config.data.shape, config.data.num_classes = shape, 3
@@ -24,15 +24,15 @@ def made(name, shape, output, incremental=True, **model):
     config.sampler = dict(incremental=incremental)
     method = methods.load(config)
     batch = dict(image=jnp.zeros((1, *shape), jnp.uint8), label=jnp.zeros(1, jnp.int32))
-    return method, random_params(method, batch)
+    return method, random_params(method, batch, scale)
 
 
-def random_params(method, batch):
+def random_params(method, batch, scale=0.5):
     """Of the shapes that the method starts with, from a normal distribution."""
     random = np.random.RandomState(0)
     shapes = jax.eval_shape(method.init, jax.random.key(0), batch)[0]
     return jax.tree.map(
-        lambda s: jnp.asarray(0.5 * random.standard_normal(s.shape), s.dtype), shapes
+        lambda s: jnp.asarray(scale * random.standard_normal(s.shape), s.dtype), shapes
     )
 
 

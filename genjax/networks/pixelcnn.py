@@ -72,6 +72,8 @@ class CausalConv(nn.Module):
             and "A" the pixel itself, but for the groups before.
         groups: Parts of a pixel, see `group_mask`.
         halves: See `group_mask`.
+        stride: Only rows and columns that it divides get an output. `step` computes one
+            anywhere, and it is the caller's to leave the others.
     """
 
     in_features: int
@@ -81,12 +83,14 @@ class CausalConv(nn.Module):
     mask: str = "none"
     groups: int = 1
     halves: int = 1
+    stride: int = 1
+    kernel_init: Callable = lecun_normal
     dtype: Any = None
 
     def setup(self) -> None:
         """Makes the parameters."""
         shape = (*self.kernel_size, self.in_features, self.features)
-        self.kernel = self.param("kernel", lecun_normal, shape)
+        self.kernel = self.param("kernel", self.kernel_init, shape)
         self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
     @property
@@ -111,10 +115,11 @@ class CausalConv(nn.Module):
         return nn.dtypes.promote_dtype(kernel, self.bias, dtype=self.dtype)
 
     def __call__(self, x: Array) -> Array:
-        """Maps x [B, H, W, in_features] to [B, H, W, features]."""
+        """Maps x [B, H, W, in_features] to [B, H', W', features], H' = H / stride."""
         kernel, bias = self.weights()
         pads = ((self.kernel_size[0] - 1, 0), (self.left, self.right))
-        return direct_conv((1, 1), pads)(x.astype(kernel.dtype), kernel) + bias
+        conv = direct_conv((self.stride, self.stride), pads)
+        return conv(x.astype(kernel.dtype), kernel) + bias
 
     def start(self, num: int, width: int) -> None:
         """Makes the cache for images of that width: the rows under the kernel."""
@@ -131,12 +136,13 @@ class CausalConv(nn.Module):
         self.put_variable("cache", "rows", rows)
 
     def row(self, x: Array) -> Array:
-        """A row of the output, [N, W, features], from that of the input."""
+        """A row of the output, [N, W', features], from that of the input."""
         self.new_row()
         self.put(x, jnp.int32(0))
         kernel, bias = self.weights()
         rows = self.get_variable("cache", "rows")
-        return direct_conv((1, 1), ((0, 0), (0, 0)))(rows, kernel)[:, 0] + bias
+        conv = direct_conv((1, self.stride), ((0, 0), (0, 0)))
+        return conv(rows, kernel)[:, 0] + bias
 
     def put(self, x: Array, column: Array) -> None:
         """Writes pixels [N, w, in_features] into the lowest row, from a column on."""

@@ -30,7 +30,9 @@ from genjax.methods.autoregressive import _pixels
 NETWORKS = {
     "pixelcnn": dict(features=6, num_blocks=2, out_features=6),
     "gated_pixelcnn": dict(features=6, num_layers=2, out_features=6),
+    "pixelcnn_pp": dict(features=4, num_blocks=1, num_levels=3),
 }
+SMALL = dict(scale=0.25)  # More would grow from block to block.
 CASES = [
     pytest.param(
         name, output, dict(network=NETWORKS[name], **more), id=f"{name}-{kind}"
@@ -42,12 +44,17 @@ CASES = [
         ("gated_pixelcnn", "binary", BINARY, {}),
         ("gated_pixelcnn", "categorical", CATEGORICAL, dict(conditional=True)),
         ("gated_pixelcnn", "mixture", MIXTURE, {}),
+        ("pixelcnn_pp", "mixture", MIXTURE, dict(conditional=True, **SMALL)),
     ]
 ]
 PLAIN = dict(network=NETWORKS["pixelcnn"])
+PLUS = dict(network=NETWORKS["pixelcnn_pp"], **SMALL)
 
 
-@pytest.mark.parametrize(("name", "output", "model"), CASES)
+@pytest.mark.parametrize(
+    ("name", "output", "model"),
+    [*CASES, pytest.param("pixelcnn_pp", BINARY, PLUS, id="pixelcnn_pp-binary")],
+)
 def test_probabilities_of_all_images_sum_to_one(name, output, model):
     check_sum(name, output, model)
 
@@ -129,3 +136,11 @@ def test_the_digits_have_17_levels():
 def test_outputs_that_there_are_not_are_refused(output, message):
     with pytest.raises(ConfigError, match=message):
         made("pixelcnn", (3, 3, 1), output, **PLAIN)
+
+
+def test_pixelcnn_pp_draws_a_pixels_channels_at_once_or_not_at_all():
+    with pytest.raises(ConfigError, match="draws 3 channels one after the other"):
+        made("pixelcnn_pp", (3, 3, 3), CATEGORICAL, **PLUS)
+    with pytest.raises(ConfigError, match="dropout must be from 0 on and below 1"):
+        network = dict(NETWORKS["pixelcnn_pp"], dropout=1.0)
+        made("pixelcnn_pp", (3, 3, 3), MIXTURE, network=network)

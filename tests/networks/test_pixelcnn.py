@@ -7,17 +7,21 @@ import pytest
 
 from genjax.networks.gated_pixelcnn import GatedPixelCNN
 from genjax.networks.pixelcnn import PixelCNN
+from genjax.networks.pixelcnn_pp import PixelCNNPP
 
 
-def influences(module, shape):
-    """bool [S, S]: whether part i's outputs have a gradient in part j, raster order."""
-    random, sites = np.random.RandomState(0), shape[0] * shape[1] * module.groups
+def influences(module, shape, groups=1, scale=0.5):
+    """bool [S, S]: whether part i's outputs have a gradient in part j, raster order.
+
+    Weights are normal with the standard deviation `scale`.
+    """
+    random, sites = np.random.RandomState(0), shape[0] * shape[1] * groups
     x = jnp.asarray(random.standard_normal((40, 1, *shape)), jnp.float32)
     shapes = jax.eval_shape(
         lambda x: module.init(jax.random.key(0), x, None, train=False), x[0]
     )
     params = jax.tree.map(
-        lambda s: jnp.asarray(0.5 * random.standard_normal(s.shape), s.dtype), shapes
+        lambda s: jnp.asarray(scale * random.standard_normal(s.shape), s.dtype), shapes
     )
 
     def outputs(x):
@@ -39,7 +43,19 @@ def test_gated_layers_see_all_that_comes_before_and_no_more(channels, groups):
     module = networks(
         GatedPixelCNN, channels, groups, num_layers=4, first_kernel_size=3
     )
-    seen = influences(module, (4, 5, channels))
+    seen = influences(module, (4, 5, channels), groups)
+    np.testing.assert_array_equal(seen, np.tri(len(seen), k=-1, dtype=bool))
+
+
+@pytest.mark.parametrize("num_levels", [1, 3])
+def test_streams_see_all_that_comes_before_and_no_more(num_levels):
+    """PixelCNN++ on 5 x 6 pixels: at one resolution, and with odd sides at others.
+
+    Halving an image of six columns twice, and doubling it again, puts what is seen
+    at the wrong place if any shift is off by one.
+    """
+    module = PixelCNNPP(2, 3, features=4, num_blocks=2, num_levels=num_levels)
+    seen = influences(module, (5, 6, 2), scale=0.2)
     np.testing.assert_array_equal(seen, np.tri(len(seen), k=-1, dtype=bool))
 
 
@@ -55,7 +71,7 @@ def test_plain_masks_leave_a_blind_spot(channels, groups):
     """
     height, width = 5, 8
     module = networks(PixelCNN, channels, groups, num_blocks=2)
-    seen = influences(module, (height, width, channels))
+    seen = influences(module, (height, width, channels), groups)
     first = {(y, x) for y in range(4) for x in range(-3, 4) if y or x < 0}
     first |= {(0, 0)} if groups > 1 else set()
     block = {(0, 0), (0, -1), (1, -1), (1, 0), (1, 1)}
@@ -74,8 +90,15 @@ def test_plain_masks_leave_a_blind_spot(channels, groups):
     assert blind[width * groups, width * groups - 1]
 
 
-def test_a_label_reaches_every_pixel():
-    module = networks(GatedPixelCNN, 1, 1, num_layers=2)
+@pytest.mark.parametrize(
+    "module",
+    [
+        networks(GatedPixelCNN, 1, 1, num_layers=2),
+        PixelCNNPP(1, 2, features=4, num_blocks=1, num_levels=1),
+    ],
+    ids=["gated", "pp"],
+)
+def test_a_label_reaches_every_pixel(module):
     x, label = jnp.ones((1, 3, 3, 1)), jnp.eye(4)[:1]
     params = jax.jit(lambda: module.init(jax.random.key(0), x, label, train=False))()
     jacobian = jax.jit(

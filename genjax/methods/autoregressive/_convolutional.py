@@ -38,7 +38,6 @@ def make_network(
     defaults = dict(
         in_features=head.shape[-1],
         num_outputs=head.num_outputs,
-        groups=head.parts,
         dtype=jnp.dtype(compute_dtype(config)),
     )
     follows = {**defaults, **follows}

@@ -43,7 +43,7 @@ def gated_pixelcnn(
         conditional: Whether the gates see the label (Sec. 2.3, Eq. 4).
     """
     head = make_head(config, output)
-    module = make_network(config, GatedPixelCNN, network, head)
+    module = make_network(config, GatedPixelCNN, network, head, groups=head.parts)
     check_kernels(module)
     return as_method(
         config,

@@ -31,5 +31,5 @@ def pixelcnn(
         output: The distribution of a pixel, see `make_head`.
     """
     head = make_head(config, output)
-    module = make_network(config, PixelCNN, network, head)
+    module = make_network(config, PixelCNN, network, head, groups=head.parts)
     return as_method(config, "pixelcnn", module, head, cached_steps(module, head))
