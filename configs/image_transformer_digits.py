@@ -15,14 +15,15 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "autoregressive.image_transformer"
-    config.num_steps = 3000
+    config.num_steps = 2000
     config.data.update(name="digits", batch_size=64)
     config.model = dict(
         output=dict(name="categorical", num_levels=17),
         network=dict(
             features=64,
-            num_blocks=4,
+            num_blocks=3,
             num_heads=4,
+            mlp_features=128,
             dropout=0.1,
             pattern=dict(name="full"),
         ),
@@ -40,7 +41,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample_every, config.eval_every = 1000, 500
     if variant == "tiny":
         config.num_steps, config.data.batch_size = 2, 8
-        config.model.network.update(features=8, num_blocks=2, num_heads=2)
+        config.model.network.update(
+            features=8, num_blocks=2, num_heads=2, mlp_features=16
+        )
         config.optimizers.transformer.warmup_steps = 1
         config.eval_examples, config.num_samples = 16, 8
     return config

@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.network.dropout = 0.0
     if variant == "tiny":
         return config
-    config.model.network.update(num_blocks=3, num_heads=2, mlp_features=128)
+    config.model.network.num_heads = 2
     config.num_steps, config.data.batch_size = 5000, 16
     config.optimizers.transformer.learning_rate = 2e-3
     config.ema.decay = 0.999

@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.prior = dict(
         name="gated_pixelcnn", features=32, num_layers=4, out_features=64
     )
-    config.num_steps = 1500
+    config.num_steps = 1000
     if variant == "tiny":
         config.num_steps = 2
         config.model.prior.update(features=4, num_layers=2, out_features=4)
