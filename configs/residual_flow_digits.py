@@ -10,7 +10,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "flow.residual_flow"
-    config.num_steps = 1000
+    config.num_steps = 2000
     config.data.update(name="digits", batch_size=64)
     config.model = dict(
         features=(32, 32),
@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizers = dict(
         flow=dict(
             name="adamw",
-            learning_rate=2e-3,
+            learning_rate=5e-3,
             schedule="cosine",
             warmup_steps=100,
             weight_decay=1e-3,

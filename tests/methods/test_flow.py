@@ -29,7 +29,7 @@ ON_IMAGES = {
     "glow": dict(network=GLOW, num_steps=1, num_levels=2),
     "nice": dict(network=MLP, num_couplings=2),
     "residual_flow": dict(
-        features=(4, 4), num_blocks=(1, 1), num_dense_blocks=1, factor_out=True
+        features=(4, 4), num_blocks=(0, 1), num_dense_blocks=1, factor_out=True
     ),
 }
 
