@@ -11,11 +11,9 @@ from genjax.train import checkpoints, loop, phases
 @pytest.mark.parametrize(
     "name",
     [
-        "ddpm_mnist",
         "ddpm_cifar",
         "improved_ddpm_cifar",
         "vae_mnist",
-        "conv_vae_cifar",
         "dcgan_mnist",
     ],
 )

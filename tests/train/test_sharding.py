@@ -103,7 +103,7 @@ def test_evaluation_and_samples_on_eight_devices(tmp_path):
 def test_two_processes_train_draw_and_write_as_one(tmp_path):
     """As on a cluster: the variables are those that Slurm sets for each process."""
     words = [
-        ROOT / "train.py", f"--config={ROOT / 'configs' / 'ddpm_digits.py'}:tiny",
+        ROOT / "train.py", f"--config={ROOT / 'configs' / 'vae_digits.py'}:tiny",
         "--config.num_steps=4", "--config.log_every=1", "--config.sample_every=2",
         "--config.eval_every=4", "--config.mesh.fsdp=2",
     ]  # fmt: skip
@@ -135,7 +135,7 @@ def test_two_processes_train_draw_and_write_as_one(tmp_path):
     one, two = measured("one"), measured("two")
     assert [row["step"] for row in two] == [1, 2, 3, 4, 4]
     for a, b in zip(one, two, strict=True):
-        loss = "test/denoiser/loss" if "test/denoiser/loss" in a else "denoiser/loss"
+        loss = "test/vae/loss" if "test/vae/loss" in a else "vae/loss"
         assert b[loss] == pytest.approx(a[loss], rel=1e-4)
     grids = [
         np.asarray(Image.open(tmp_path / name / "samples" / "00000004.png"), int)
