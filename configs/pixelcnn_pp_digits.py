@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample_every, config.eval_every = 750, 500
     if variant == "tiny":
         config.num_steps, config.data.batch_size = 2, 8
-        config.model.network.update(features=4, num_blocks=1)
+        config.model.network.update(features=4)
         config.model.output.num_mixtures = 2
         config.optimizers.pixelcnn.warmup_steps = 1
         config.eval_examples, config.num_samples = 16, 8
