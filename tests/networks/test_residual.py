@@ -127,12 +127,18 @@ def test_a_fixed_point_of_a_linear_map_solves_equations():
     a = random.standard_normal((4, 4))
     a *= 0.8 / np.linalg.norm(a, 2)
     b = random.standard_normal((3, 4)) * np.array([[1], [1000], [0]])
-    fn = lambda b: lambda x: x @ jnp.float32(a.T) + b  # noqa: E731
     b = jnp.float32(b)
-    found = residual.fixed_point(fn(b), jnp.zeros((3, 4)), 1e-6, 500)
+
+    def solve(b, max_iterations):
+        def fn(x):
+            return x @ jnp.float32(a.T) + b
+
+        return residual.fixed_point(fn, jnp.zeros(b.shape), 1e-6, max_iterations)
+
+    found = solve(b, 500)
     expected = np.linalg.solve(np.eye(4) - a, np.float64(b).T).T
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    alone = residual.fixed_point(fn(b[:1]), jnp.zeros((1, 4)), 1e-6, 500)
+    alone = solve(b[:1], 500)
     np.testing.assert_allclose(found[:1], alone, atol=1e-7)
-    few = residual.fixed_point(fn(b), jnp.zeros((3, 4)), 1e-6, 2)
+    few = solve(b, 2)
     np.testing.assert_allclose(few, b + b @ a.T, rtol=1e-4)
