@@ -195,7 +195,7 @@ class TimeMLP(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, t: Array) -> Array:
+    def __call__(self, x: Array, t: Array, *, train: bool) -> Array:
         """Maps points x [B, D] at times t [B], as of steps, to [B, out_features]."""
         act = activation(self.activation)
         emb = sinusoidal_embedding(t, self.time_features)

@@ -8,23 +8,18 @@ Bijections compute in float32; the networks inside couplings may compute in less
 References:
     Dinh et al., NICE, arXiv:1410.8516.
     Dinh et al., Density estimation using Real NVP, arXiv:1605.08803.
-    Kingma & Dhariwal, Glow, arXiv:1807.03039.
+    Kingma & Dhariwal, Glow, arXiv:1807.03039, whose steps are in `networks.glow`.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from genjax.losses.dequantization import squash
-from genjax.losses.variational import gaussian_log_prob
-from genjax.networks.layers import Conv, activation, zeros
-
-HIGHEST = jax.lax.Precision.HIGHEST  # An inverse from bfloat16 products is none.
+from genjax.networks.layers import zeros
 
 
 def squeeze(x: Array) -> Array:
@@ -84,88 +79,6 @@ def sum_dims(x: Array) -> Array:
     return x.reshape(len(x), -1).sum(axis=1)
 
 
-class DenseNet(nn.Module):
-    """Hidden layers of an MLP, and a last layer that starts at zero.
-
-    Attributes:
-        features: Widths of the hidden layers.
-        activation: A key of `layers.ACTIVATIONS`.
-    """
-
-    features: Sequence[int] = (128, 128)
-    activation: str = "relu"
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array, out_features: int) -> Array:
-        """Maps x [B, D] to [B, out_features]."""
-        for i, width in enumerate(self.features):
-            dense = nn.Dense(width, dtype=self.dtype, name=f"dense_{i}")
-            x = activation(self.activation)(dense(x))
-        out = nn.Dense(out_features, kernel_init=zeros, dtype=self.dtype, name="out")
-        return out(x)
-
-
-class ResNet(nn.Module):
-    """Residual blocks of 3 x 3 convolutions, and a last one that starts at zero.
-
-    Without the paper's batch and weight normalisation: each block starts as the
-    identity instead.
-
-    Attributes:
-        features: Channels.
-        num_blocks: Residual blocks.
-        activation: A key of `layers.ACTIVATIONS`.
-
-    Reference: Dinh et al., arXiv:1605.08803, Sec. 3.7 and App. A.
-    """
-
-    features: int = 64
-    num_blocks: int = 2
-    activation: str = "relu"
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array, out_features: int) -> Array:
-        """Maps x [B, H, W, C] to [B, H, W, out_features]."""
-        act = activation(self.activation)
-        x = Conv(self.features, dtype=self.dtype, name="conv_in")(x)
-        for i in range(self.num_blocks):
-            h = Conv(self.features, dtype=self.dtype, name=f"block_{i}_in")(act(x))
-            x = x + Conv(
-                self.features, kernel_init=zeros, dtype=self.dtype, name=f"block_{i}"
-            )(act(h))
-        out = Conv(out_features, kernel_init=zeros, dtype=self.dtype, name="out")
-        return out(act(x))
-
-
-class ConvNet(nn.Module):
-    """3 x 3, 1 x 1 and 3 x 3 convolutions, the last of which starts at zero.
-
-    Without the authors' activation normalisation after the first two.
-
-    Attributes:
-        features: Channels, 512 in the paper.
-        activation: A key of `layers.ACTIVATIONS`.
-
-    Reference: Kingma & Dhariwal, arXiv:1807.03039, App. B.
-    """
-
-    features: int = 512
-    activation: str = "relu"
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array, out_features: int) -> Array:
-        """Maps x [B, H, W, C] to [B, H, W, out_features]."""
-        act = activation(self.activation)
-        x = act(Conv(self.features, dtype=self.dtype, name="conv_in")(x))
-        x = act(Conv(self.features, (1, 1), dtype=self.dtype, name="conv_hidden")(x))
-        return Conv(out_features, kernel_init=zeros, dtype=self.dtype, name="out")(x)
-
-
-ON_VECTORS = {"mlp": DenseNet}
-ON_IMAGES = {"resnet": ResNet, "conv": ConvNet}
 AFFINE = ("tanh", "sigmoid")
 MASKS = ("channel", "alternate", "checkerboard")
 
@@ -321,49 +234,6 @@ class BatchNorm(nn.Module):
 NORMS = {"actnorm": ActNorm, "batch": BatchNorm}
 
 
-class InvertibleConv(nn.Module):
-    """A 1 x 1 convolution by W = P L (U + diag(s)), which starts as a random rotation.
-
-    P and the signs of s stay as they are ("constants"); L has a unit diagonal, so
-    log |det| is the number of places times sum log |s|.
-
-    Reference: Kingma & Dhariwal, arXiv:1807.03039, Sec. 3.2, Eqs. 10-11.
-    """
-
-    def forward(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """x [B, ..., C] -> (y = W x at each place, log_det [B])."""
-        permutation, lower, upper, log_s = self.factors(x.shape[-1])
-        w = permutation @ jnp.matmul(lower, upper, precision=HIGHEST)
-        places = math.prod(x.shape[1:-1])
-        log_det = jnp.broadcast_to(places * log_s.sum(), x.shape[:1])
-        return jnp.matmul(x, w.T, precision=HIGHEST), log_det
-
-    def inverse(self, y: Array) -> Array:
-        """y -> x."""
-        permutation, lower, upper, _ = self.factors(y.shape[-1])
-        solve = jax.scipy.linalg.solve_triangular
-        w = solve(lower, permutation.T, lower=True, unit_diagonal=True)
-        return jnp.matmul(y, solve(upper, w).T, precision=HIGHEST)
-
-    @nn.compact
-    def factors(self, channels: int) -> tuple[Array, Array, Array, Array]:
-        """P, L and U + diag(s), [C, C], and log |s|, [C]."""
-
-        p = lower = upper = jnp.eye(channels)
-        if self.is_initializing():
-            noise = jax.random.normal(self.make_rng("params"), p.shape)
-            p, lower, upper = jax.scipy.linalg.lu(jnp.linalg.qr(noise)[0])
-        s = jnp.diag(upper)
-        p = self.variable("constants", "permutation", lambda: p).value
-        sign = self.variable("constants", "sign", lambda: jnp.sign(s)).value
-        lower = self.param("lower", lambda _, start: start, lower)
-        upper = self.param("upper", lambda _, start: start, upper)
-        log_s = self.param("log_s", lambda _: jnp.log(jnp.abs(s)))
-        lower = jnp.tril(lower, -1) + jnp.eye(channels)
-        upper = jnp.triu(upper, 1) + jnp.diag(sign * jnp.exp(log_s))
-        return p, lower, upper, log_s
-
-
 class Diagonal(nn.Module):
     """Scales each dimension of [B, D], starting at 1.
 
@@ -463,133 +333,3 @@ class FactorOut(nn.Module):
         out = self.net(first, 2 * second.shape[-1]).astype(jnp.float32)
         mean, log_sigma = jnp.split(out, 2, axis=-1)
         return mean, log_sigma
-
-
-class ZeroConv(nn.Module):
-    """A 3 x 3 convolution that starts at zero, times exp(3 s) with learned s [C].
-
-    Reference: Kingma & Dhariwal, arXiv:1807.03039, Sec. 3.3; exp(3 s) as in their code.
-    """
-
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array, out_features: int) -> Array:
-        """Maps x [B, H, W, C] to [B, H, W, out_features]."""
-        conv = Conv(out_features, kernel_init=zeros, dtype=self.dtype, name="conv")
-        scale = self.param("log_scale", zeros, (out_features,))
-        return conv(x).astype(jnp.float32) * jnp.exp(3 * scale)
-
-
-class GlowStep(nn.Module):
-    """Actnorm, an invertible 1 x 1 convolution and an affine coupling of channels.
-
-    Attributes:
-        net: Of the coupling.
-        scale: See `Coupling`.
-
-    Reference: Kingma & Dhariwal, arXiv:1807.03039, Fig. 2a.
-    """
-
-    net: nn.Module
-    scale: str = "sigmoid"
-
-    def setup(self) -> None:
-        """The three parts."""
-        coupling = Coupling(self.net, scale=self.scale)
-        self.chain = Chain((ActNorm(), InvertibleConv(), coupling))
-
-    def forward(self, x: Array, _: None = None) -> tuple[Array, Array]:
-        """x [B, H, W, C] -> (y of the same shape, log_det [B])."""
-        return self.chain.forward(x)
-
-    def inverse(self, y: Array, _: None = None) -> tuple[Array, None]:
-        """(x, nothing more), as a scan has it."""
-        return self.chain.inverse(y), None
-
-
-class GlowSteps(nn.Module):
-    """Many steps of one shape, of which one is compiled.
-
-    Attributes:
-        net: Of the couplings.
-        num_steps: K.
-        scale: See `Coupling`.
-    """
-
-    net: nn.Module
-    num_steps: int
-    scale: str = "sigmoid"
-
-    def setup(self) -> None:
-        """One step, to be scanned from the first to the last, and back."""
-        options = dict(
-            variable_axes={"params": 0, "constants": 0},
-            split_rngs={"params": True},
-            length=self.num_steps,
-        )
-        methods = dict(forward=options, inverse={**options, "reverse": True})
-        steps = nn.scan(GlowStep, methods=methods)
-        self.steps = steps(self.net, self.scale)
-
-    def forward(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """x [B, H, W, C] -> (y of the same shape, log_det [B])."""
-        y, log_dets = self.steps.forward(x, None)
-        return y, log_dets.sum(axis=0)
-
-    def inverse(self, y: Array) -> Array:
-        """y -> x."""
-        return self.steps.inverse(y, None)[0]
-
-
-class Dequantizer(nn.Module):
-    """Noise in [0, 1] that suits an image: a flow of couplings that see the image.
-
-    Attributes:
-        features: Channels of the couplings' networks.
-        num_blocks: Residual blocks of each.
-        num_couplings: By checkerboard, each moving the other half.
-
-    Reference: Ho et al., Flow++, arXiv:1902.00275, Sec. 3.1; here couplings are affine.
-    """
-
-    features: int = 32
-    num_blocks: int = 1
-    num_couplings: int = 4
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, image: Array, eps: Array) -> tuple[Array, Array]:
-        """Maps an image [B, H, W, C] in [-1, 1] and normal eps of its shape to noise.
-
-        Returns:
-            u in [0, 1], of the same shape, and its log-density given the image, [B].
-        """
-        h, log_q = eps, sum_dims(gaussian_log_prob(eps, 0.0, 0.0))
-        for i in range(self.num_couplings):
-            net = ResNet(self.features, self.num_blocks, dtype=self.dtype)
-            coupling = Coupling(net, "checkerboard", bool(i % 2), name=f"coupling_{i}")
-            h, log_det = coupling.forward(h, image)
-            log_q -= log_det
-        u, log_det = squash(h)
-        return u, log_q - log_det
-
-
-class Velocity(nn.Module):
-    """A network of a place and a time, whose flow is a bijection.
-
-    Attributes:
-        net: A module (inputs, channels out) -> channels, with a smooth activation.
-
-    Reference: Grathwohl et al., FFJORD, arXiv:1810.01367, App. B.1, where time is one
-        more channel ("concat").
-    """
-
-    net: nn.Module
-
-    @nn.compact
-    def __call__(self, x: Array, t: Array) -> Array:
-        """Maps x [B, ..., C] and a scalar t in [0, 1] to dx/dt of the same shape."""
-        time = jnp.broadcast_to(t, (*x.shape[:-1], 1)).astype(x.dtype)
-        out = self.net(jnp.concatenate([x, time], axis=-1), x.shape[-1])
-        return out.astype(jnp.float32)

@@ -212,7 +212,7 @@ class GaussianScore(nn.Module):
     sigmas: tuple[float, ...]
 
     @nn.compact
-    def __call__(self, x, t):
+    def __call__(self, x, t, *, train):
         index = jnp.round(t * len(self.sigmas) / 1000).astype(int)
         sigma = jnp.asarray(self.sigmas)[index][:, None]
         flat = x.reshape(len(x), 2) * jnp.sqrt(1 + sigma**2)

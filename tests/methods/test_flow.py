@@ -13,7 +13,8 @@ from genjax import images, methods
 from genjax.config import ConfigError, base_config
 from genjax.losses.likelihood import bits_per_dim
 from genjax.methods.flow import _density
-from genjax.networks import flow as networks
+from genjax.networks.dequantizer import Dequantizer
+from genjax.networks.flow import Diagonal
 
 MLP = dict(name="mlp", features=(8,))
 RESNET = dict(name="resnet", features=4, num_blocks=0)
@@ -171,9 +172,7 @@ def test_learned_noise_is_accounted_for():
 
     Of all noise, weights p / q have no variance: the density q vanishes at the ends.
     """
-    flow = _density.Flow(
-        _density.Space((2, 2, 1)), networks.Diagonal(), networks.Dequantizer(2, 1)
-    )
+    flow = _density.Flow(_density.Space((2, 2, 1)), Diagonal(), Dequantizer(2, 1))
     params, _ = flow.init(jax.random.key(0), SQUARE)
     params = moved(params, 0.3)
     keys = jax.random.split(jax.random.key(1), 4000)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.networks import flow
+from genjax.networks import dequantizer, flow, flow_nets, glow
 
 
 class Small(nn.Module):
@@ -19,21 +19,24 @@ class Small(nn.Module):
         return nn.Dense(out_features)(nn.tanh(nn.Dense(6)(x)))
 
 
-MLP = functools.partial(flow.DenseNet, (6,))
+MLP = functools.partial(flow_nets.DenseNet, (6,))
 IMAGE, VECTOR = (4, 4, 2), (5,)
 BIJECTIONS = {
     "coupling of channels": (flow.Coupling(MLP()), VECTOR),
     "flipped": (flow.Coupling(MLP(), flip=True), VECTOR),
     "alternate": (flow.Coupling(MLP(), "alternate", scale="none"), VECTOR),
-    "checkerboard": (flow.Coupling(flow.ResNet(4, 1), "checkerboard"), IMAGE),
+    "checkerboard": (flow.Coupling(flow_nets.ResNet(4, 1), "checkerboard"), IMAGE),
     "actnorm": (flow.ActNorm(), IMAGE),
     "batch norm": (flow.BatchNorm(), IMAGE),
-    "convolution": (flow.InvertibleConv(), IMAGE),
+    "convolution": (glow.InvertibleConv(), IMAGE),
     "diagonal": (flow.Diagonal(), VECTOR),
     "chain": (flow.Chain((flow.ActNorm(), flow.Coupling(MLP()))), VECTOR),
-    "squeezed": (flow.Squeezed(flow.Coupling(flow.ConvNet(4), scale="sigmoid")), IMAGE),
+    "squeezed": (
+        flow.Squeezed(flow.Coupling(flow_nets.ConvNet(4), scale="sigmoid")),
+        IMAGE,
+    ),
     "factored out": (flow.FactorOut(flow.ActNorm(), Small()), IMAGE),
-    "glow steps": (flow.GlowSteps(Small(), 2), IMAGE),
+    "glow steps": (glow.GlowSteps(Small(), 2), IMAGE),
 }
 
 
@@ -118,7 +121,7 @@ def test_norms_deep_in_scanned_steps_see_what_comes_to_them():
     """
     x = 3 + 5 * jax.random.normal(jax.random.key(0), (64, 4, 4, 4))
     x = x * jnp.array([1.0, 2.0, 0.1, 4.0])
-    module = flow.GlowSteps(flow.DenseNet((4,)), 3)
+    module = glow.GlowSteps(flow_nets.DenseNet((4,)), 3)
     (y, _), variables = jax.jit(
         lambda k, x: module.init_with_output(k, x, method="forward")
     )(jax.random.key(0), x)
@@ -149,7 +152,7 @@ def test_batch_norm_normalises_each_batch_and_remembers_an_average():
 
 
 def test_factors_of_the_convolution_are_a_rotation_and_its_log_det_is_numpys():
-    module, x = flow.InvertibleConv(), jnp.eye(6).reshape(1, 6, 1, 6)
+    module, x = glow.InvertibleConv(), jnp.eye(6).reshape(1, 6, 1, 6)
     variables = module.init(jax.random.key(0), x, method="forward")
     y, log_det = module.apply(variables, x, method="forward")
     np.testing.assert_allclose(y[0, :, 0] @ y[0, :, 0].T, np.eye(6), atol=1e-5)
@@ -162,7 +165,7 @@ def test_factors_of_the_convolution_are_a_rotation_and_its_log_det_is_numpys():
 
 def test_dequantisers_log_density_against_the_dense_jacobian():
     """log q(u) = log N(eps) - log |det du/deps|."""
-    module = flow.Dequantizer(2, 1, 2)
+    module = dequantizer.Dequantizer(2, 1, 2)
     image = jax.random.uniform(jax.random.key(0), (1, 4, 4, 1), minval=-1)
     eps = jax.random.normal(jax.random.key(1), (1, 4, 4, 1))
     params = module.init(jax.random.key(2), image, eps)["params"]

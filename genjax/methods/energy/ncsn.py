@@ -134,7 +134,7 @@ class Scores:
     """A network that knows the score of the data at each noise level.
 
     Attributes:
-        module: (x, times [B]) -> x's shape.
+        module: (x, times [B], train=) -> x's shape.
         sigmas: Noise levels, falling, [L].
         shape: Of one example.
         walk: How samples are drawn.
@@ -147,9 +147,8 @@ class Scores:
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, ModelState]:
         """Fresh weights; no model state."""
-        inputs = floats(batch)[:1], jnp.zeros(1)
-        mode = {"train": False} if isinstance(self.module, UNet) else {}
-        return {"score": self.module.init(key, *inputs, **mode)["params"]}, {}
+        variables = self.module.init(key, floats(batch)[:1], jnp.zeros(1), train=False)
+        return {"score": variables["params"]}, {}
 
     def score_fn(
         self,
@@ -165,9 +164,7 @@ class Scores:
         over sigma. Unlike the papers' it sees x over (1 + sigma^2)^0.5, of size one.
         """
         sigmas = jnp.asarray(self.sigmas, jnp.float32)
-        unet = isinstance(self.module, UNet)
         rngs = None if key is None else {"dropout": key}
-        mode = dict(train=train, rngs=rngs) if unet else {}
 
         def score(x: Array, index: Array) -> Array:
             sigma = sigmas[first + index].reshape(-1, *[1] * (x.ndim - 1))
@@ -175,7 +172,8 @@ class Scores:
                 {"params": params["score"]},
                 x / jnp.sqrt(1 + sigma**2),
                 (first + index) * (TIMES / len(sigmas)),
-                **mode,
+                train=train,
+                rngs=rngs,
             )
             return output.astype(jnp.float32) / sigma
 

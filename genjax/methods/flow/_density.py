@@ -16,7 +16,9 @@ from genjax.losses import dequantization as losses
 from genjax.losses.likelihood import bits_per_dim
 from genjax.losses.variational import gaussian_log_prob
 from genjax.methods import _inputs
-from genjax.networks import flow as networks
+from genjax.networks.dequantizer import Dequantizer
+from genjax.networks.flow import sum_dims
+from genjax.networks.flow_nets import ON_IMAGES, ON_VECTORS
 from genjax.networks.layers import activation
 from genjax.types import Batch, Method, ModelState, Params, Player
 
@@ -93,7 +95,7 @@ def make_net(config: ConfigDict, space: Space, network: Mapping[str, Any]) -> nn
     Args:
         config: Resolved; its dtype is read.
         space: Decides between networks of images and of vectors.
-        network: name, a key of `networks.flow.ON_IMAGES` or `ON_VECTORS`, and the
+        network: name, a key of `networks.flow_nets.ON_IMAGES` or `ON_VECTORS`, and the
             network's own arguments.
 
     Raises:
@@ -101,7 +103,7 @@ def make_net(config: ConfigDict, space: Space, network: Mapping[str, Any]) -> nn
     """
     where, arguments = "config.model.network", dict(network)
     vectors = len(space.latent_shape) == 1
-    kinds = networks.ON_VECTORS if vectors else networks.ON_IMAGES
+    kinds = ON_VECTORS if vectors else ON_IMAGES
     kind = choose(kinds, arguments.pop("name", None), f"{where}.name")
     if "dtype" in arguments:
         raise ConfigError(f"{where} must leave 'dtype' out: config.dtype sets it")
@@ -191,7 +193,7 @@ class Flow:
         z, own, penalty, changed = self.transform(
             params, model_state, y, key, train=train
         )
-        base = -networks.sum_dims(gaussian_log_prob(z, 0.0, 0.0))
+        base = -sum_dims(gaussian_log_prob(z, 0.0, 0.0))
         terms = {"base": base, "log_det": -(log_det + own)}
         if self.space.images:
             terms["dequantization"] = cost
@@ -257,7 +259,7 @@ def make_flow(
     bijection: nn.Module,
     dequantizer: Mapping[str, Any] | None = None,
 ) -> Flow:
-    """The flow, with the arguments of `networks.flow.Dequantizer` if there are any.
+    """The flow, with a `networks.dequantizer.Dequantizer` if there are arguments.
 
     Raises:
         ConfigError: If points are to be dequantised, or images of odd sides.
@@ -267,7 +269,7 @@ def make_flow(
     where = "config.model.dequantizer"
     check_halvings(config, 1, where)
     arguments = {**dequantizer, "dtype": jnp.dtype(compute_dtype(config))}
-    module = call(networks.Dequantizer, arguments, where=where)
+    module = call(Dequantizer, arguments, where=where)
     return Flow(space, bijection, module)
 
 

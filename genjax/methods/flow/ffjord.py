@@ -24,7 +24,7 @@ from genjax.methods.flow._density import (
     make_net,
     make_space,
 )
-from genjax.networks.flow import Velocity
+from genjax.networks.flow_nets import Velocity
 from genjax.types import Method, ModelState, Params
 
 TRACES = ("exact", "hutchinson")
@@ -164,7 +164,7 @@ def ffjord(
         max_steps: Steps after which a solve gives NaN, and training skips the batch.
         transform: Of images: "logit", or "centre".
         alpha: Of the logit; see `losses.dequantization.logit`.
-        dequantizer: Arguments of `networks.flow.Dequantizer` for noise that is learned;
+        dequantizer: Arguments of `networks.dequantizer.Dequantizer` for learned noise;
             without, noise is uniform in each grey level's bin.
     """
     space = make_space(config, transform=transform, alpha=alpha)

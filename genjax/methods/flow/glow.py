@@ -19,15 +19,9 @@ from genjax.methods.flow._density import (
     make_net,
     make_space,
 )
-from genjax.networks.flow import (
-    AFFINE,
-    ActNorm,
-    Chain,
-    FactorOut,
-    GlowSteps,
-    Squeezed,
-    ZeroConv,
-)
+from genjax.networks.flow import AFFINE, ActNorm, Chain, FactorOut, Squeezed
+from genjax.networks.flow_nets import ZeroConv
+from genjax.networks.glow import GlowSteps
 from genjax.types import Method
 
 
@@ -53,7 +47,7 @@ def glow(
     Args:
         config: Resolved.
         network: Of each coupling: name "conv", and the arguments of
-            `networks.flow.ConvNet`.
+            `networks.flow_nets.ConvNet`.
         num_steps: At each level, the paper's K.
         num_levels: The paper's L; each begins by halving the sides, and each but the
             last ends by splitting half of the dimensions off.
@@ -62,7 +56,7 @@ def glow(
             that depend on the rest. Its latents are then the standardised noise.
         transform: "centre", as in the paper, or "logit".
         alpha: Of the logit; see `losses.dequantization.logit`.
-        dequantizer: Arguments of `networks.flow.Dequantizer` for noise that is learned;
+        dequantizer: Arguments of `networks.dequantizer.Dequantizer` for learned noise;
             without, noise is uniform in each grey level's bin.
     """
     check_count("config.model.num_steps", num_steps)

@@ -33,11 +33,11 @@ def nice(
     Args:
         config: Resolved.
         network: Of each coupling: name "mlp", and the arguments of
-            `networks.flow.DenseNet`.
+            `networks.flow_nets.DenseNet`.
         num_couplings: Even and odd dimensions move in turn.
         transform: Of images: "centre", or "logit".
         alpha: Of the logit; see `losses.dequantization.logit`.
-        dequantizer: Arguments of `networks.flow.Dequantizer` for noise that is learned;
+        dequantizer: Arguments of `networks.dequantizer.Dequantizer` for learned noise;
             without, noise is uniform in each grey level's bin.
     """
     check_count("config.model.num_couplings", num_couplings)

@@ -44,7 +44,7 @@ def realnvp(
     Args:
         config: Resolved.
         network: Of each coupling: name "resnet" for images or "mlp" for points, and the
-            arguments of `networks.flow.ResNet` or `DenseNet`.
+            arguments of `networks.flow_nets.ResNet` or `DenseNet`.
         num_couplings: Of points, in all. Of images, for each kind of mask at each
             level; the last level has one more, by checkerboard alone.
         num_levels: Of images; each but the last halves the sides and factors out half
@@ -52,7 +52,7 @@ def realnvp(
         norm: Before each coupling: "actnorm", or the paper's "batch".
         transform: Of images: "logit", or "centre".
         alpha: Of the logit; see `losses.dequantization.logit`.
-        dequantizer: Arguments of `networks.flow.Dequantizer` for noise that is learned;
+        dequantizer: Arguments of `networks.dequantizer.Dequantizer` for learned noise;
             without, noise is uniform in each grey level's bin.
     """
     space = make_space(config, transform=transform, alpha=alpha)

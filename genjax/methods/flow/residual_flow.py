@@ -73,7 +73,7 @@ def residual_flow(
         p: Of the roulette.
         transform: Of images: "logit", or "centre".
         alpha: Of the logit; see `losses.dequantization.logit`.
-        dequantizer: Arguments of `networks.flow.Dequantizer` for noise that is learned;
+        dequantizer: Arguments of `networks.dequantizer.Dequantizer` for learned noise;
             without, noise is uniform in each grey level's bin.
     """
     space = make_space(config, transform=transform, alpha=alpha)
