@@ -179,23 +179,11 @@ def is_incremental(incremental: bool = True) -> bool:
     return bool(incremental)
 
 
-def as_method(
-    config: ConfigDict,
-    name: str,
-    module: nn.Module,
-    head: Head,
-    steps_fn: StepsFn,
-    *,
-    num_classes: int | None = None,
-    sequence: bool = False,
-    log_prob_fn: Callable[..., Array] | None = None,
-    order_fn: Callable[[Array], Array] | None = None,
-    drawn_fn: Callable[[Any, Array, Array], Array] | None = None,
-) -> Method:
-    """The Method of one player that maximises the likelihood of its one network.
+@dataclass(frozen=True)
+class PixelModel:
+    """One network of the pixels before each pixel, by likelihood.
 
-    Args:
-        config: Resolved; its sampler is read.
+    Attributes:
         name: Of the player and the network.
         module: (x float [B, H, W, C] in [-1, 1], one-hot label [B, K] or None, train=)
             -> outputs [B, H, W, num_outputs] for `head`, in which each pixel's depend
@@ -203,6 +191,7 @@ def as_method(
         head: The distribution of a pixel.
         steps_fn: (the network's params, N, one-hot label or None, keys [N]) -> Steps of
             the sampler, which compute no more than a new part of a pixel changes.
+        incremental: Whether to sample by them, or by the whole network.
         num_classes: K, of a model of p(x | label).
         sequence: The steps read an image as one row of its parts, (1, H W parts,
             C / parts), rather than as (H, W, C).
@@ -213,35 +202,69 @@ def as_method(
         drawn_fn: (params, x, keys [N]) -> outputs, in place of the network's for images
             that are drawn with these keys.
     """
-    incremental = call(is_incremental, config.sampler, where="config.sampler")
-    height, width, channels = head.shape
-    grid, parts = head.shape, head.parts
-    if sequence:
-        grid, parts = (1, height * width * parts, channels // parts), 1
 
-    def label_of(batch: Mapping[str, Array]) -> Array | None:
-        if num_classes is None:
+    name: str
+    module: nn.Module
+    head: Head
+    steps_fn: StepsFn
+    incremental: bool = True
+    num_classes: int | None = None
+    sequence: bool = False
+    log_prob_fn: Callable[..., Array] | None = None
+    order_fn: Callable[[Array], Array] | None = None
+    drawn_fn: Callable[[Any, Array, Array], Array] | None = None
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Rows, columns and channels as the sampler's steps read an image."""
+        if not self.sequence:
+            return self.head.shape
+        height, width, channels = self.head.shape
+        parts = self.head.parts
+        return 1, height * width * parts, channels // parts
+
+    def label_of(self, batch: Mapping[str, Array]) -> Array | None:
+        """One-hot labels [B, K], if the model takes them."""
+        if self.num_classes is None:
             return None
-        return jax.nn.one_hot(batch["label"], num_classes)
+        return jax.nn.one_hot(batch["label"], self.num_classes)
 
-    def init(key: Array, batch: Batch) -> tuple[Params, ModelState]:
+    def init(self, key: Array, batch: Batch) -> tuple[Params, ModelState]:
+        """Fresh weights; no model state."""
         levels_key, key = jax.random.split(key)
         batch = {entry: value[:1] for entry, value in batch.items()}
-        x = head.floats(head.levels(batch, levels_key))
-        params = module.init(key, x, label_of(batch), train=False)["params"]
-        return {name: params}, {}
+        x = self.head.floats(self.head.levels(batch, levels_key))
+        variables = self.module.init(key, x, self.label_of(batch), train=False)
+        return {self.name: variables["params"]}, {}
 
-    def outputs_fn(own, x, label, *, train=False, key=None):
+    def outputs(
+        self,
+        params: Params,
+        x: Array,
+        label: Array | None,
+        *,
+        train: bool = False,
+        key: Array | None = None,
+    ) -> Array:
+        """The network's outputs for every pixel of x at once."""
+        variables = {"params": params[self.name]}
         rngs = None if key is None else {"dropout": key}
-        return module.apply({"params": own}, x, label, train=train, rngs=rngs)
+        return self.module.apply(variables, x, label, train=train, rngs=rngs)
 
-    def log_prob(params, key, levels, label, *, train):
-        own, x = params[name], head.floats(levels)
-        if log_prob_fn is not None:
-            return log_prob_fn(own, key, x, levels, label, train)
-        return -head.nll(outputs_fn(own, x, label, train=train, key=key), levels)
+    def log_prob(
+        self, params: Params, key: Array, batch: Batch, *, train: bool
+    ) -> Array:
+        """log P(x) in nats [B] of the image at the head's levels, given its label."""
+        levels_key, key = jax.random.split(key)
+        levels, label = self.head.levels(batch, levels_key), self.label_of(batch)
+        x = self.head.floats(levels)
+        if self.log_prob_fn is not None:
+            return self.log_prob_fn(params[self.name], key, x, levels, label, train)
+        outputs = self.outputs(params, x, label, train=train, key=key)
+        return -self.head.nll(outputs, levels)
 
     def loss(
+        self,
         params: Params,
         model_state: ModelState,
         batch: Batch,
@@ -251,61 +274,63 @@ def as_method(
         train: bool,
     ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
         """-log p(x) in nats per image."""
-        levels_key, key = jax.random.split(key)
-        levels = head.levels(batch, levels_key)
-        nll = -log_prob(params, key, levels, label_of(batch), train=train).mean()
-        bits = likelihood.bits_per_dim(nll, math.prod(head.shape))
+        nll = -self.log_prob(params, key, batch, train=train).mean()
+        bits = likelihood.bits_per_dim(nll, math.prod(self.head.shape))
         return nll, ({}, {"bits_per_dim": bits})
 
     def log_likelihood(
-        params: Params, model_state: ModelState, key: Array, batch: Batch
+        self, params: Params, model_state: ModelState, key: Array, batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
-        """log P(x) in nats [B] of the image at the head's levels, given its label.
+        """`log_prob`; for dynamic binarisation the key draws the binary image."""
+        return self.log_prob(params, key, batch, train=False), {}
 
-        For dynamic binarisation the key draws the binary image.
-        """
-        levels_key, key = jax.random.split(key)
-        levels = head.levels(batch, levels_key)
-        nats = log_prob(params, key, levels, label_of(batch), train=False)
-        return nats, {}
+    def draw(
+        self, params: Params, keys: Array, cond: Mapping[str, Array], **completion: Any
+    ) -> Array:
+        """Images [N, H, W, C] in [-1, 1]; `completion` goes to the sampler."""
+        head, label, num = self.head, self.label_of(cond), len(keys)
+        order = None if self.order_fn is None else self.order_fn(keys)
 
-    def draw(params, keys, cond, **completion):
-        own, label, num = params[name], label_of(cond), len(keys)
-        order = None if order_fn is None else order_fn(keys)
-
-        def ordered(values):
+        def ordered(values: Array) -> Array:
             """From reading order to that of drawing."""
             return values if order is None else take(values, order)
 
-        def read(levels):
+        def read(levels: Array) -> Array:
             """The image of levels in the order of drawing."""
             if order is not None:
                 levels = take(levels, jnp.argsort(order, axis=1))
             return head.floats(levels.reshape(num, *head.shape))
 
-        def whole_fn(levels):
-            if drawn_fn is None:
-                outputs = outputs_fn(own, read(levels), label)
+        def whole_fn(levels: Array) -> Array:
+            if self.drawn_fn is None:
+                outputs = self.outputs(params, read(levels), label)
             else:
-                outputs = drawn_fn(own, read(levels), keys)
+                outputs = self.drawn_fn(params[self.name], read(levels), keys)
             return ordered(outputs.reshape(*levels.shape[:3], -1))
 
-        if incremental:
-            steps = steps_fn(own, num, label, keys)
+        parts = 1 if self.sequence else head.parts
+        if self.incremental:
+            steps = self.steps_fn(params[self.name], num, label, keys)
         else:
-            steps = autoregressive.whole(whole_fn, num, grid, parts)
+            steps = autoregressive.whole(whole_fn, num, self.grid, parts)
         completion = {entry: ordered(value) for entry, value in completion.items()}
         levels, _ = autoregressive.sample(
-            steps, head.draw, keys, grid, parts=parts, **completion
+            steps, head.draw, keys, self.grid, parts=parts, **completion
         )
         return read(levels)
 
     def sample(
-        params: Params, model_state: ModelState, keys: Array, cond: Mapping[str, Array]
+        self,
+        params: Params,
+        model_state: ModelState,
+        keys: Array,
+        cond: Mapping[str, Array],
     ) -> Array:
-        return draw(params, keys, cond)
+        """Images drawn part by part."""
+        return self.draw(params, keys, cond)
 
     def complete(
+        self,
         params: Params,
         model_state: ModelState,
         keys: Array,
@@ -318,19 +343,40 @@ def as_method(
         The model sees known pixels at its levels; what is known further on does not
         reach those before it.
         """
-        given = head.from_images(x).reshape(-1, *grid)
-        repeats = grid[1] // (height * width) if sequence else 1
+        given = self.head.from_images(x).reshape(-1, *self.grid)
+        repeats = self.head.parts if self.sequence else 1
         sites = jnp.repeat(known, repeats, axis=2).reshape(given.shape[:3])
-        drawn = draw(params, keys, cond, known=sites, given=given)
+        drawn = self.draw(params, keys, cond, known=sites, given=given)
         return jnp.where(known[..., None], x, drawn)
 
+
+def as_method(
+    config: ConfigDict,
+    name: str,
+    module: nn.Module,
+    head: Head,
+    steps_fn: StepsFn,
+    **fields: Any,
+) -> Method:
+    """The Method of one player that maximises the likelihood of its one network.
+
+    Args:
+        config: Resolved; its sampler is read.
+        name: See `PixelModel`, as for all that follow.
+        module: Likewise.
+        head: Likewise.
+        steps_fn: Likewise.
+        **fields: Likewise.
+    """
+    incremental = call(is_incremental, config.sampler, where="config.sampler")
+    model = PixelModel(name, module, head, steps_fn, incremental, **fields)
     return Method(
-        init=init,
-        players=(Player(name, (name,), loss),),
-        sample=sample,
-        log_likelihood=log_likelihood,
-        complete=complete,
-        cond=() if num_classes is None else ("label",),
+        init=model.init,
+        players=(Player(name, (name,), model.loss),),
+        sample=model.sample,
+        log_likelihood=model.log_likelihood,
+        complete=model.complete,
+        cond=() if model.num_classes is None else ("label",),
     )
 
 
