@@ -310,9 +310,12 @@ class Evaluator:
         if self.method.encode is None:
             raise ConfigError("--probe: this method has no encoder")
         encode = make_encode(self.method, self.mesh)
-        here = self.values(encode, source, num)["latents"][0]
-        if not np.issubdtype(here.dtype, np.floating):
+        one = data.gather(source, np.arange(1))
+        key = jax.random.key(self.seed)
+        made = jax.eval_shape(encode, self.params, self.model_state, one, key)
+        if not jax.dtypes.issubdtype(made["latents"].dtype, np.floating):
             raise ConfigError("--probe: this method encodes to codes, not to numbers")
+        here = self.values(encode, source, num)["latents"][0]
         count = {"examples": len(here)}
         results = {"latents/active_units": {"value": active_units(here), **count}}
         if "label" in source[0]:

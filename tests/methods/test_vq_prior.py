@@ -184,6 +184,7 @@ def test_a_vqvae_that_is_not_trained_or_another_is_refused(run):
             "config.model.prior must leave 'num_codes' out",
         ),
         (dict(vqvae=dict(num_codes=1)), "num_codes must be at least 2"),
+        (dict(vqvae=dict(decay=2)), "config.model.vqvae.decay must lie in"),
     ],
 )
 def test_bad_values_are_refused_before_compiling(changes, message):

@@ -105,9 +105,11 @@ def test_latents_are_probed_on_held_out_examples():
     assert found["latents/probe_accuracy"]["value"] < 0.25
 
 
-def test_codes_and_missing_encoders_cannot_be_probed():
+def test_codes_and_missing_encoders_cannot_be_probed(monkeypatch):
     _, digits = dataset()
     codes = Method(init=None, encode=lambda p, s, k, b: flat(b).astype(jnp.int32))
+    # What cannot be is said before anything is encoded.
+    monkeypatch.setattr(evaluation.Evaluator, "values", None)
     for method, words in [(codes, "to codes"), (Method(init=None), "no encoder")]:
         with pytest.raises(ConfigError, match=words):
             evaluator(method).latents(digits.train, digits.test, 50, 50)

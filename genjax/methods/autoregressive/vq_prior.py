@@ -51,7 +51,7 @@ def vq_prior(
         conditional: Whether the prior takes the label; "gated_pixelcnn" only.
     """
     where = "config.model.vqvae"
-    model = call(vector_quantized.make_model, vqvae, config, where=where)
+    model = call(vector_quantized.make_model, vqvae, config, where, where=where)
     factor = 2**model.encoder.num_levels
     height, width, _ = _inputs.image_shape(config)
     grid = (height // factor, width // factor, 1)

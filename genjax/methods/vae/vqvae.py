@@ -27,7 +27,8 @@ def make(config: ConfigDict) -> Method:
 
     Latents are indices, int32 [B, h, w], which have no prior here.
     """
-    model = call(make_model, config.model, config, where="config.model")
+    where = "config.model"
+    model = call(make_model, config.model, config, where, where=where)
     own = ("encoder", "decoder") + ("codebook",) * model.by_gradient
     player = Player("vqvae", own, model.loss)
     return Method(
@@ -37,6 +38,7 @@ def make(config: ConfigDict) -> Method:
 
 def make_model(
     config: ConfigDict,
+    where: str,
     *,
     network: Mapping[str, Any],
     num_codes: int = 512,
@@ -55,6 +57,7 @@ def make_model(
 
     Args:
         config: Resolved.
+        where: The place of the other arguments in the config, for messages.
         network: features, num_levels and num_res_blocks of `networks.vqvae.Encoder`
             and `Decoder`.
         num_codes: K.
@@ -65,13 +68,13 @@ def make_model(
         restart: Codes chosen less often than this share of the mean are replaced by
             encoder outputs; 0 replaces none; "ema" only.
     """
-    choose({"ema": None, "gradient": None}, codebook, "config.model.codebook")
+    choose({"ema": None, "gradient": None}, codebook, f"{where}.codebook")
     shape = image_shape(config)
     fields = {**network, "dtype": jnp.dtype(compute_dtype(config))}
-    where = "config.model.network"
+    network_at = f"{where}.network"
     model = Model(
-        call(Encoder, fields, latent_features, where=where),
-        call(Decoder, fields, shape[-1], where=where),
+        call(Encoder, fields, latent_features, where=network_at),
+        call(Decoder, fields, shape[-1], where=network_at),
         num_codes=num_codes,
         by_gradient=codebook == "gradient",
         commitment=commitment,
@@ -79,6 +82,7 @@ def make_model(
         restart=restart,
     )
     check_numbers(
+        where,
         **{"network.features": (model.encoder.features, 1, math.inf)},
         **{"network.num_res_blocks": (model.encoder.num_res_blocks, 0, math.inf)},
         num_codes=(num_codes, 1, math.inf),
@@ -87,7 +91,7 @@ def make_model(
         decay=(decay, 0, 1),
         restart=(restart, 0, 1),
     )
-    check_sides(shape, model.encoder.num_levels)
+    check_sides(shape, model.encoder.num_levels, network_at)
     return model
 
 
@@ -195,22 +199,20 @@ class Model:
         return self.draw(params, self.codes(params, model_state)[latents])
 
 
-def check_numbers(**ranges: tuple[float, float, float]) -> None:
+def check_numbers(where: str, **ranges: tuple[float, float, float]) -> None:
     """Raises ConfigError unless each (number, low, high) lies in its range."""
     for name, (number, low, high) in ranges.items():
         if not low <= number <= high:
-            raise ConfigError(
-                f"config.model.{name} must lie in {low}..{high}, got {number}"
-            )
+            raise ConfigError(f"{where}.{name} must lie in {low}..{high}, got {number}")
 
 
-def check_sides(shape: tuple[int, ...], num_levels: int) -> None:
+def check_sides(shape: tuple[int, ...], num_levels: int, where: str) -> None:
     """Raises ConfigError unless height and width can be halved that often."""
     factor = 2**num_levels
     if num_levels < 1 or shape[0] % factor or shape[1] % factor:
         near = tuple(factor * max(1, round(side / factor)) for side in shape[:2])
         raise ConfigError(
-            f"config.model.network.num_levels={num_levels} must be at least 1 and "
-            f"needs sides that are multiples of {factor}, got {shape[:2]}; the nearest "
+            f"{where}.num_levels={num_levels} must be at least 1 and needs "
+            f"sides that are multiples of {factor}, got {shape[:2]}; the nearest "
             f"size is {near} (config.data.image_size, for a folder)"
         )
