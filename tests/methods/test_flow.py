@@ -21,6 +21,7 @@ RESNET = dict(name="resnet", features=4, num_blocks=0)
 GLOW = dict(name="conv", features=4)
 ON_POINTS = {
     "realnvp": dict(network=MLP, num_couplings=4),
+    "glow": dict(network=MLP, num_steps=4),
     "nice": dict(network=MLP, num_couplings=4),
     "ffjord": dict(network=dict(MLP, activation="tanh")),
     "residual_flow": dict(features=(8, 8), num_blocks=(3,)),
@@ -87,7 +88,7 @@ def test_density_of_points_integrates_to_one(method):
     assert not flow.bound
 
 
-@pytest.mark.parametrize("method", ["realnvp", "nice", "residual_flow"])
+@pytest.mark.parametrize("method", ["realnvp", "glow", "nice", "residual_flow"])
 def test_likelihood_of_points_is_the_density_that_sample_draws_from(method):
     """The density at a sample, through the Jacobian of `decode` at its latents."""
     flow, params, state = made(method, points(), **ON_POINTS[method])

@@ -42,37 +42,43 @@ def glow(
     alpha: float = 0.05,
     dequantizer: Mapping[str, Any] | None = None,
 ) -> Method:
-    """Glow on images, without labels.
+    """Glow on images or points, without labels.
 
     Args:
         config: Resolved.
-        network: Of each coupling: name "conv", and the arguments of
-            `networks.flow_nets.ConvNet`.
+        network: Of each coupling: name "conv" for images or "mlp" for points, and the
+            arguments of `networks.flow_nets.ConvNet` or `DenseNet`.
         num_steps: At each level, the paper's K.
         num_levels: The paper's L; each begins by halving the sides, and each but the
-            last ends by splitting half of the dimensions off.
+            last ends by splitting half of the dimensions off. Points have no levels.
         scale: Of the couplings: "sigmoid" or "tanh"; see `networks.flow.Coupling`.
         learned_prior: Whether what is split off is normal with a mean and a variance
             that depend on the rest. Its latents are then the standardised noise.
-        transform: "centre", as in the paper, or "logit".
+        transform: Of images: "centre", as in the paper, or "logit".
         alpha: Of the logit; see `losses.dequantization.logit`.
         dequantizer: Arguments of `networks.dequantizer.Dequantizer` for learned noise;
             without, noise is uniform in each grey level's bin.
     """
     check_count("config.model.num_steps", num_steps)
     check_count("config.model.num_levels", num_levels)
-    check_halvings(config, num_levels, "config.model.num_levels")
     choose(dict.fromkeys(AFFINE), scale, "config.model.scale")
     space = make_space(config, transform=transform, alpha=alpha)
     net, dtype = make_net(config, space, network), jnp.dtype(compute_dtype(config))
 
+    def steps() -> GlowSteps:
+        return GlowSteps(net.copy(), num_steps, scale)
+
     def level(index: int) -> Squeezed:
-        steps = GlowSteps(net.copy(), num_steps, scale)
         # After the last step, it is a mean and a variance of the top's latents.
         rest: nn.Module = ActNorm()
         if index < num_levels - 1:
             prior_net = ZeroConv(dtype) if learned_prior else None
             rest = FactorOut(level(index + 1), prior_net)
-        return Squeezed(Chain((steps, rest)))
+        return Squeezed(Chain((steps(), rest)))
 
-    return as_method(make_flow(config, space, level(0), dequantizer), config)
+    if space.images:
+        check_halvings(config, num_levels, "config.model.num_levels")
+        bijection = level(0)
+    else:
+        bijection = Chain((steps(), ActNorm()))
+    return as_method(make_flow(config, space, bijection, dequantizer), config)
