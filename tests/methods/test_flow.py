@@ -302,8 +302,10 @@ def test_requests_that_cannot_be_met_are_refused():
     image, point = grey(2), points(2)
     with pytest.raises(ConfigError, match=r"halved 4 times.*8x8"):
         made("glow", image, network=GLOW, num_levels=4)
-    with pytest.raises(ConfigError, match="needs images"):
+    with pytest.raises(ConfigError, match=r"network.name must be one of \['mlp'\]"):
         made("glow", point, network=GLOW)
+    with pytest.raises(ConfigError, match="needs images"):
+        made("ffjord", point, network=MLP, num_squeezes=1)
     with pytest.raises(ConfigError, match=r"alpha must be in \(0, 0.5\), got 0"):
         made("realnvp", image, **ON_IMAGES["realnvp"], alpha=0)
     with pytest.raises(ConfigError, match=r"'resnet'.*got 'resnt'"):
