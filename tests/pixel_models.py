@@ -48,8 +48,16 @@ def every_image(shape, num_levels):
 
 
 def check_sum(name, output, model):
-    """The 512 binary images of 3 x 3, the 4096 of two pixels with 4 levels of RGB."""
-    shape = (3, 3, 1) if output is BINARY else (2, 1, 3)
+    """The 512 binary images of 3 x 3, the 4096 of two pixels with 4 levels of RGB.
+
+    Those of 2 x 2 pixels would be 17 million, so that the two stand in a row and in a
+    column.
+    """
+    for shape in [(3, 3, 1)] if output is BINARY else [(1, 2, 3), (2, 1, 3)]:
+        check_sum_of(shape, name, output, model)
+
+
+def check_sum_of(shape, name, output, model):
     every = every_image(shape, 2 if output is BINARY else 4)
     method, params = made(name, shape, output, **model)
     batch = dict(image=jnp.asarray(every), label=jnp.full(len(every), 1))

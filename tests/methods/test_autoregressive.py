@@ -18,6 +18,7 @@ from pixel_models import (
     check_completion,
     check_sampling,
     check_sum,
+    check_sum_of,
     frequencies,
     made,
 )
@@ -57,6 +58,11 @@ PLUS = dict(network=NETWORKS["pixelcnn_pp"], **SMALL)
 )
 def test_probabilities_of_all_images_sum_to_one(name, output, model):
     check_sum(name, output, model)
+
+
+def test_probabilities_of_grey_levels_sum_to_one():
+    """PixelCNN++ takes a softmax for one channel only: 256 images of 2 x 2 pixels."""
+    check_sum_of((2, 2, 1), "pixelcnn_pp", CATEGORICAL, PLUS)
 
 
 @pytest.mark.parametrize(("name", "output", "model"), CASES)
@@ -121,6 +127,23 @@ def test_the_digits_have_17_levels():
     levels = head.levels(dict(image=jnp.asarray(dataset)), jax.random.key(0))
     np.testing.assert_array_equal(np.unique(levels), np.arange(17))
     np.testing.assert_array_equal(images.to_uint8(head.floats(levels)), dataset)
+
+
+def test_draws_of_outputs_in_half_precision_have_the_frequencies_of_float32():
+    """A logit of -12 is no less rare, and 256 equal logits are drawn equally often."""
+    config = base_config()
+    config.data.shape = (1, 1, 1)
+    keys = jax.random.split(jax.random.key(0), 50_000)
+
+    def drawn(output, logits):
+        head = _pixels.make_head(config, output)
+        logits = jnp.asarray(logits, jnp.bfloat16)
+        draw = jax.jit(jax.vmap(lambda key: head.draw(key, logits)[0]))
+        return np.asarray(draw(keys))[:, 0]
+
+    assert drawn(BINARY, [-12.0]).mean() < 1e-4  # Expected: 6e-6.
+    levels = drawn(dict(name="categorical", num_levels=256), np.zeros(256))
+    assert stats.chisquare(np.bincount(levels, minlength=256)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,10 @@ SEVERAL_MASKS = {
 SUMS = {
     "strided-categorical": ("image_transformer", CATEGORICAL, transformer("strided")),
     "regressions-binary": ("fvbn", BINARY, {}),
+    "row-binary": ("pixelrnn", BINARY, recurrent("row_lstm")),
+    "row-mixture": ("pixelrnn", MIXTURE, recurrent("row_lstm")),
     "diagonal-binary": ("pixelrnn", BINARY, recurrent("diagonal_bilstm")),
+    "diagonal-categorical": ("pixelrnn", CATEGORICAL, recurrent("diagonal_bilstm")),
 }
 
 

@@ -102,6 +102,8 @@ class Head:
         Returns:
             Levels, int32 [C / parts], and their log-probability [].
         """
+        # In half precision noise is as coarse, and what is unlikely comes too often.
+        params = params.astype(jnp.float32)
         if self.name == "binary":
             drawn = jax.random.bernoulli(key, jax.nn.sigmoid(params)).astype(jnp.int32)
         elif self.name == "categorical":
