@@ -1,5 +1,5 @@
 """Samplers: pure functions from noise and one key per image to images."""
 
-from genjax.samplers import diffusion, guidance, langevin
+from genjax.samplers import autoregressive, diffusion, guidance, langevin
 
-__all__ = ["diffusion", "guidance", "langevin"]
+__all__ = ["autoregressive", "diffusion", "guidance", "langevin"]

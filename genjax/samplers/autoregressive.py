@@ -68,14 +68,22 @@ def sample(
         in nats, each given all pixels before it.
 
     Raises:
-        ValueError: If `parts` does not divide C.
+        ValueError: If `parts` does not divide C, or one of `known` and `given` is
+            missing or has another shape.
     """
     num, (height, width, channels) = len(keys), shape
     if channels % parts:
         raise ValueError(f"parts={parts} must divide {channels} channels")
+    if (known is None) != (given is None):
+        raise ValueError("known and given go together: pass both or none")
     if known is None:
         known = jnp.zeros((num, height, width), bool)
         given = jnp.zeros((num, *shape), jnp.int32)
+    elif known.shape != (num, height, width) or given.shape != (num, *shape):
+        raise ValueError(
+            f"known and given must be {(num, height, width)} and {(num, *shape)}, got "
+            f"{known.shape} and {given.shape}"
+        )
     size = channels // parts
     nothing = jnp.full((num, channels), -1, jnp.int32)
 

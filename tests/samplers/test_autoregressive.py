@@ -1,5 +1,7 @@
 """The sampler on tables of a joint distribution that is written down whole."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,7 +144,15 @@ def test_an_image_depends_on_its_own_key_alone():
     np.testing.assert_array_equal(levels(keys[2:]), levels(keys)[2:])
 
 
-def test_parts_must_divide_the_channels():
+def test_shapes_that_do_not_fit_are_refused():
+    keys, known = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 1, 1), bool)
+    given = jnp.zeros((1, 1, 1, 1), jnp.int32)
+    sample = functools.partial(
+        autoregressive.sample, Steps(None, None), draw_fn, keys, (1, 1, 3)
+    )
     with pytest.raises(ValueError, match="parts=2 must divide 3"):
-        keys = jax.random.split(jax.random.key(0), 1)
-        autoregressive.sample(Steps(None, None), draw_fn, keys, (1, 1, 3), parts=2)
+        sample(parts=2)
+    with pytest.raises(ValueError, match="known and given go together"):
+        sample(known=known)
+    with pytest.raises(ValueError, match=r"got \(1, 1, 1\) and \(1, 1, 1, 1\)"):
+        sample(known=known, given=given)
