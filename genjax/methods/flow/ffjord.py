@@ -29,6 +29,7 @@ from genjax.networks.flow_nets import Velocity
 from genjax.types import Method, ModelState, Params
 
 TRACES = ("exact", "hutchinson")
+INVERSE_TOLERANCE = 1e-5  # At most, of solves that should undo each other.
 SOLVERS = {"dopri5": diffrax.Dopri5, "tsit5": diffrax.Tsit5, "heun": diffrax.Heun}
 
 
@@ -45,7 +46,8 @@ class ContinuousFlow(Flow):
 
     Attributes:
         solver: Of the differential equation.
-        tolerance: Relative and absolute, of each step.
+        tolerance: Relative and absolute, of each step of the likelihood's solves;
+            latents and samples are found to 1e-5 at least.
         max_steps: Steps after which a solve is given up, and gives NaN.
         trace: "exact" or "hutchinson".
         kinetic_energy: Factor of the integral of |dx/dt|^2 in the loss.
@@ -92,7 +94,8 @@ class ContinuousFlow(Flow):
             return v, trace, jnp.vdot(v, v)
 
         def one(x: Array, eps: Array) -> tuple[Array, ...]:
-            return self.solve(moves, (x, jnp.zeros(()), jnp.zeros(())), eps, 0.0, 1.0)
+            state = x, jnp.zeros(()), jnp.zeros(())
+            return self.solve(moves, state, eps, 0.0, 1.0, self.tolerance)
 
         z, log_det, energy = jax.vmap(one)(y, noise)
         return z, log_det, self.kinetic_energy * energy, {}
@@ -112,10 +115,20 @@ class ContinuousFlow(Flow):
         def moves(t: Array, x: Array, _: None) -> Array:
             return velocity(x, t)
 
-        return jax.vmap(lambda x: self.solve(moves, x, None, start, end))(x)
+        def one(x: Array) -> Array:
+            tolerance = min(self.tolerance, INVERSE_TOLERANCE)
+            return self.solve(moves, x, None, start, end, tolerance)
+
+        return jax.vmap(one)(x)
 
     def solve(
-        self, moves: Callable, state: Any, args: Any, start: float, end: float
+        self,
+        moves: Callable,
+        state: Any,
+        args: Any,
+        start: float,
+        end: float,
+        tolerance: float,
     ) -> Any:
         """The state at the end of the integral of `moves`; NaN if steps ran out."""
         solution = diffrax.diffeqsolve(
@@ -126,9 +139,7 @@ class ContinuousFlow(Flow):
             dt0=None,
             y0=state,
             args=args,
-            stepsize_controller=diffrax.PIDController(
-                rtol=self.tolerance, atol=self.tolerance
-            ),
+            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
             max_steps=self.max_steps,
             throw=False,
         )
@@ -164,7 +175,8 @@ def ffjord(
         kinetic_energy: Factor of the integral of |dx/dt|^2 in the loss, which keeps
             solves short.
         solver: A key of `SOLVERS`, with steps as the tolerance asks.
-        tolerance: Relative and absolute, of each step.
+        tolerance: Relative and absolute, of each step of the likelihood's solves;
+            latents and samples are found to 1e-5 at least.
         max_steps: Steps after which a solve gives NaN, and training skips the batch.
         transform: Of images: "logit", or "centre".
         alpha: Of the logit; see `losses.dequantization.logit`.

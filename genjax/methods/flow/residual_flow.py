@@ -83,7 +83,8 @@ def residual_flow(
     if compute_dtype(config) != "float32":
         raise ConfigError(f"config.dtype must be 'float32' here, got {config.dtype!r}")
     _check_between("coeff", coeff)
-    _check_counts("num_blocks", num_blocks)
+    _check_counts("num_blocks", num_blocks, least=0)
+    _check_counts("num_dense_blocks", (num_dense_blocks,), least=0)
     _check_counts("features", features)
 
     def steps(count: int, widths: Sequence[int], sizes: Sequence[int]) -> list:
@@ -140,9 +141,9 @@ def _check_between(name: str, value: float) -> None:
         raise ConfigError(f"config.model.{name} must be in (0, 1), got {value}")
 
 
-def _check_counts(name: str, counts: Sequence[int]) -> None:
-    whole = all(isinstance(n, int) and n >= 0 for n in counts)
+def _check_counts(name: str, counts: Sequence[int], least: int = 1) -> None:
+    whole = all(isinstance(n, int) and n >= least for n in counts)
     if not counts or not whole:
         raise ConfigError(
-            f"config.model.{name} must be whole numbers from 0 on, got {counts!r}"
+            f"config.model.{name} must be whole numbers from {least} on, got {counts!r}"
         )
