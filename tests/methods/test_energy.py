@@ -74,6 +74,11 @@ def test_rbm_likelihood_by_enumeration_and_by_ais():
         params, state, KEY, batch,
         num_chains=num, num_temperatures=20, enumerate_up_to=0,
     )  # fmt: skip
+    again, _ = method.log_likelihood(
+        params, state, jax.random.key(9), batch,
+        num_chains=num, num_temperatures=20, enumerate_up_to=0,
+    )  # fmt: skip
+    np.testing.assert_array_equal(again, found)  # One estimate for all batches.
     error = found - nats
     np.testing.assert_allclose(error, error[0], atol=1e-4)
     keys = jax.random.split(jax.random.key(3), num)

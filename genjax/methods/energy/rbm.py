@@ -293,31 +293,33 @@ class Machine:
         num_chains: int = 100,
         num_temperatures: int = 1000,
         enumerate_up_to: int = 12,
+        chains_seed: int = 0,
     ) -> tuple[Array, dict[str, Array]]:
         """log p(v) in nats [B] of the binary images: minus free energy minus log Z.
 
-        Z is exact where the smaller layer has few units. Else it is estimated anew for
-        each batch; the estimate of log Z is on average too low, so that the likelihood
-        looks too high, the less so the more chains and temperatures there are.
+        Z is exact where the smaller layer has few units. Else it is estimated, by the
+        same chains for each batch; the estimate of log Z is on average too low, so that
+        the likelihood looks too high, the less so the more chains and temperatures
+        there are.
 
         Args:
             params: Of the machine.
             model_state: The pixels' mean, from which the chains start, is read.
-            key: Of the binarisation and of the chains.
+            key: Of the binarisation.
             batch: With images.
             num_chains: Of annealed importance sampling.
             num_temperatures: Of the same, evenly spaced.
             enumerate_up_to: Units of the smaller layer for which all states are summed.
+            chains_seed: Of the chains; another one shows how far log Z can be trusted.
         """
         counts = dict(num_chains=num_chains, num_temperatures=num_temperatures)
         for name, value in counts.items():
             check_count(f"config.likelihood.{name}", value)
-        data_key, key = jax.random.split(key)
-        free_energy = self.apply(params, self.visible(batch, data_key))
+        free_energy = self.apply(params, self.visible(batch, key))
         if min(self.module.num_visible, self.module.num_hidden) <= enumerate_up_to:
             log_z = enumerated_log_partition(params["rbm"])
         else:
-            keys = jax.random.split(key, num_chains)
+            keys = jax.random.split(jax.random.key(chains_seed), num_chains)
             log_weights = self.log_weights(params, model_state, keys, num_temperatures)
             log_z = jax.nn.logsumexp(log_weights) - math.log(num_chains)
         log_z = jnp.broadcast_to(log_z, free_energy.shape)
