@@ -40,7 +40,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         "--outliers",
         metavar="NAME",
         help="also tell the split from this data set, "
-        "such as tfds:fashion_mnist, by the likelihood",
+        "such as tfds:fashion_mnist, by the likelihood or else the energy",
     )
     add(
         "--num_samples",
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         draw = sampling.make_draw(method, mesh, args.batch_size)
     if args.outliers:
         other = evaluation.foreign(config, args.outliers, args.split)
-        measured |= evaluator.outliers(source, other, num)
+        measured |= evaluator.outliers(source, other, num, config.data.num_classes)
     if args.probe:
         measured |= evaluator.latents(dataset.train, source, args.probe, num)
     measured |= evaluator.split(source, num)

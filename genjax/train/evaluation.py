@@ -270,11 +270,23 @@ class Evaluator:
         return make_likelihood(self.method, self.mesh, self.options)
 
     def outliers(
-        self, source: data.Examples, other: data.Examples, num: int
+        self,
+        source: data.Examples,
+        other: data.Examples,
+        num: int,
+        num_classes: int | None = None,
     ) -> Results:
         """AUROC between a split and foreign data, as a result.
 
-        What tells them apart is the likelihood, or where there is none the energy.
+        What tells them apart is the likelihood, or where there is none the energy. Of
+        a method given labels it is that of all classes together, equally likely: what
+        foreign labels mean the method cannot know.
+
+        Args:
+            source: Examples of the model's own kind.
+            other: Examples of another.
+            num: The first so many of both.
+            num_classes: Of a method given labels.
 
         Raises:
             ConfigError: If the method has neither.
@@ -287,9 +299,16 @@ class Evaluator:
             raise ConfigError(
                 "--outliers: this method has no likelihood and no energy to tell by"
             )
-        inside, outside = (
-            -self.values(fn, examples, num)[name][0] for examples in (source, other)
-        )
+        classes = [None] if "label" not in self.method.cond else range(num_classes)
+
+        def score(examples: data.Examples) -> np.ndarray:
+            found = [
+                -self.values(labelled(fn, label), examples, num)[name][0]
+                for label in classes
+            ]
+            return np.logaddexp.reduce(np.float64(found))
+
+        inside, outside = score(source), score(other)
         value = outlier_auroc(inside, outside)
         return {"outliers/auroc": {"value": value, "examples": len(inside)}}
 
@@ -327,6 +346,19 @@ class Evaluator:
             accuracy = linear_probe(there, label, here, label_here)
             results["latents/probe_accuracy"] = {"value": accuracy, **count}
         return results
+
+
+def labelled(fn: Callable, label: int | None) -> Callable:
+    """fn of batches in which all examples have that label; None leaves them."""
+    if label is None:
+        return fn
+
+    def of_class(params, model_state, batch, key):
+        rows = len(jax.tree.leaves(batch)[0])
+        labels = np.full(rows, label, np.int32)
+        return fn(params, model_state, {**batch, "label": labels}, key)
+
+    return of_class
 
 
 def check_size(num_examples: int, mesh: Mesh) -> None:

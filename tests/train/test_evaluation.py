@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import logsumexp
 from scipy.stats import mannwhitneyu
 
 from genjax.config import ConfigError, base_config, overrides
@@ -81,6 +82,26 @@ def test_outliers_are_told_by_the_energy_where_there_is_no_likelihood():
     told = evaluator(Method(init=None, log_likelihood=brightness)).outliers(*splits)
     dark = Method(init=None, energy=lambda p, s, batch: 3 - flat(batch).sum(1))
     assert evaluator(dark).outliers(*splits) == told
+
+
+def test_outliers_of_a_method_with_labels_are_told_by_all_classes_together():
+    """Whatever labels the data have; the energy of (x, y) is x's y-th moment."""
+    _, digits = dataset()
+
+    def energy(params, model_state, batch):
+        return (flat(batch) ** (1 + batch["label"][:, None] % 3)).sum(1)
+
+    method = Method(init=None, energy=energy, cond=("label",))
+    images = [split.columns["image"][:90] for split in (digits.test, digits.train)]
+    blind = [[{"image": image} for image in split] for split in images]
+    found = evaluator(method).outliers(*blind, 90, num_classes=3)
+    powers = np.arange(1, 4)[:, None, None]
+    scores = [
+        logsumexp(-(flat({"image": split}) ** powers).sum(2), axis=0)
+        for split in images
+    ]
+    u = mannwhitneyu(*scores).statistic / 90**2
+    assert found["outliers/auroc"]["value"] == pytest.approx(u, abs=1e-3)
 
 
 def test_foreign_data_must_have_the_shape_of_the_own():
