@@ -60,7 +60,8 @@ class Checkpoints:
             worst = math.inf if options.best_mode == "min" else -math.inf
 
             def best_fn(metrics: Mapping[str, float]) -> float:
-                return metrics.get(name, worst)  # An older one may lack it.
+                value = metrics.get(name, worst)  # An older one may lack it.
+                return value if math.isfinite(value) else worst
 
             best = BestN(
                 get_metric_fn=best_fn,
@@ -215,7 +216,11 @@ def find_step(manager: ocp.CheckpointManager, step: int | str) -> int:
     options = restore_json(manager, manager.latest_step(), "config")["checkpoint"]
     name = options["best_metric"]
     measured = {s: manager.metrics(s) or {} for s in manager.all_steps()}
-    values = {s: metrics[name] for s, metrics in measured.items() if name in metrics}
+    values = {
+        s: metrics[name]
+        for s, metrics in measured.items()
+        if math.isfinite(metrics.get(name, math.nan))
+    }
     if not values:
         raise ConfigError(
             f"no checkpoint in {manager.directory} was measured: "
