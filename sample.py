@@ -65,7 +65,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     walk("--num", type=int, help="samples (64), ways (8) or reconstructions (16)")
     walk("--label", help="a class, a comma list that is cycled, or all (all)")
     walk("--points", type=int, help="images along a way, axis or side (9, 7, 20)")
-    walk("--path", help="slerp or lerp (slerp between draws, lerp between images)")
+    walk("--path", help="slerp or lerp (slerp where latents have a prior)")
     walk("--between", help="images or prior (images where the method encodes them)")
     walk("--classes", type=numbers, help="A,B,C of arithmetic")
     walk("--exemplars", type=groups, help="draws for A, B and C: 1,5,7/2,3,9/4,6,8")

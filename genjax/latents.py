@@ -112,10 +112,11 @@ def traverse(latent: Array, axes: Sequence[int], values: ArrayLike) -> Array:
     Args:
         latent: float [D].
         axes: Which numbers, A of them, each in [0, D).
-        values: What they take, float [M].
+        values: What they take, float [M], or [A, M] for each its own.
 
     Returns:
-        float [A, M, D]; entry [i, j] is `latent` but for values[j] at axes[i].
+        float [A, M, D]; entry [i, j] is `latent` but for values[j], or values[i, j],
+        at axes[i].
 
     Raises:
         ValueError: If `latent` is no vector, or lacks an axis.
@@ -126,7 +127,8 @@ def traverse(latent: Array, axes: Sequence[int], values: ArrayLike) -> Array:
         raise ValueError(f"axes must be in [0, {len(latent)}), got {outside}")
     chosen = jax.nn.one_hot(jnp.asarray(axes), len(latent), dtype=bool)
     values = jnp.asarray(values, latent.dtype)
-    return jnp.where(chosen[:, None], values[:, None], latent)
+    values = jnp.broadcast_to(values, (len(axes), values.shape[-1]))
+    return jnp.where(chosen[:, None], values[..., None], latent)
 
 
 def _angle(a: Array, b: Array) -> Array:
@@ -144,7 +146,7 @@ def _scaled(weights: Array, x: Array) -> Array:
 
 
 def _check(a: Array, b: Array, t: ArrayLike) -> Array:
-    t = jnp.asarray(t, a.dtype)
+    t = jnp.asarray(t, jnp.result_type(a.dtype, float))
     if a.shape != b.shape or t.ndim > 1:
         raise ValueError(
             "expected a and b of one shape and t a number or [M], got "

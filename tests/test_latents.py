@@ -25,6 +25,8 @@ def test_lerp_is_numpys_interpolation_of_each_number():
     for i in np.ndindex(3, 2):
         expected = np.interp(T, [0, 1], [a[i], b[i]])
         np.testing.assert_allclose(walk[:, *i], expected, atol=1e-6)
+    whole = jnp.array([0, 10])
+    np.testing.assert_allclose(latents.lerp(whole, whole[::-1], 0.25), [2.5, 7.5])
 
 
 @pytest.mark.parametrize("shape", [(2,), (5,), (4, 4, 3)])
@@ -132,7 +134,10 @@ def test_arithmetic_by_hand():
 
 
 def test_traverse_changes_one_number_at_a_time():
-    walk = latents.traverse(jnp.array([1.0, 2.0, 3.0]), [2, 0], [-3.0, 3.0])
+    start, own = jnp.array([1.0, 2.0, 3.0]), [[-3.0, 3.0], [5.0, 6.0]]
+    walk = latents.traverse(start, [2, 0], own)
+    np.testing.assert_array_equal(walk[1], [[5, 2, 3], [6, 2, 3]])
+    walk = latents.traverse(start, [2, 0], [-3.0, 3.0])
     assert walk.tolist() == [[[1, 2, -3], [1, 2, 3]], [[-3, 2, 3], [3, 2, 3]]]
     with pytest.raises(ValueError, match=r"\[0, 3\), got \[-1, 3\]"):
         latents.traverse(jnp.zeros(3), [-1, 0, 3], [0.0])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax import latents
+from genjax import data, latents
 from genjax.config import ConfigError, call, choose
 from genjax.train.questions import complete, denoise, density
 from genjax.train.sampling import make_cond
@@ -61,7 +61,7 @@ def interpolate(
         model: With an `encode` or a `prior`.
         num: Ways.
         points: Images on each, both ends included.
-        path: "slerp" or "lerp"; None is "lerp" between images, else "slerp".
+        path: "slerp" or "lerp"; None is "slerp" where the latents have a prior.
         between: "images", real ones, which are shown beside the ends, or "prior", its
             draws. None is images where the method encodes them.
         label: Classes of the ends, as in `make_cond`. Where the method is given the
@@ -69,7 +69,7 @@ def interpolate(
     """
     at_least(points, 2, "--points")
     between = pick_source(model, between)
-    path = path or {"images": "lerp", "prior": "slerp"}[between]
+    path = path or ("lerp" if model.method.prior is None else "slerp")
     path_fn = choose({"lerp": latents.lerp, "slerp": latents.slerp}, path, "--path")
     same = 2 if "label" in model.method.cond else 1
     if between == "images":
@@ -194,7 +194,10 @@ def traverse(
     between: str | None = None,
     label: str = "all",
 ) -> Table:
-    """One number of a latent at a time, from -3 to 3, the others as they were.
+    """One number of a latent at a time over its range, the others as they were.
+
+    The range holds 99.7 % of the prior's draws, as -3 to 3 does of a standard normal's;
+    where there is no prior, of the encodings.
 
     Args:
         model: With an `encode` or a `prior`.
@@ -212,20 +215,42 @@ def traverse(
     else:
         cond = make_cond(model.method, model.config, 1, label)
         start = from_prior(model, np.arange(1), cond)
-    values = np.linspace(-3, 3, points, dtype=np.float32)
+    start_z = jnp.asarray(start.latents[0].ravel())
     try:
-        z = latents.traverse(jnp.asarray(start.latents[0].ravel()), axes, values)
+        latents.traverse(start_z, axes, np.zeros(1))
     except ValueError as error:
         raise ConfigError(f"--axes: {error}") from None
+    values = np.linspace(*spread(model, label)[:, axes], points, axis=1)
+    z = latents.traverse(start_z, axes, values)
     z = np.asarray(z).reshape(len(axes), points, *model.latent.shape)
     repeated = {k: v.repeat(len(axes) * points, 0) for k, v in start.cond.items()}
     drawn = decode_table(model, z, repeated)
-    cells, columns = drawn, [f"{value:.3g}" for value in values]
+    cells, columns = drawn, ["lowest", *[""] * (points - 2), "highest"]
     if start.real is not None:
         real = np.broadcast_to(start.real, (len(axes), *start.real.shape))
         cells, columns = np.concatenate([real, drawn], axis=1), ["real", *columns]
     arrays = {"images": drawn, "latents": z, "axes": axes, "values": values}
-    return Table(cells, [f"z{i}" for i in axes], columns, arrays | dict(start.arrays))
+    rows = [
+        f"z{i}: {own[0]:.2g} to {own[-1]:.2g}"
+        for i, own in zip(axes, values, strict=True)
+    ]
+    return Table(cells, rows, columns, arrays | dict(start.arrays))
+
+
+def spread(model: Model, label: str, num: int = 4096) -> np.ndarray:
+    """Between which ends 99.7 % of each number of the latents lie, [2, D].
+
+    They are those of `num` draws of the prior, or of encodings; to two digits.
+    """
+    if model.method.prior is not None:
+        cond = make_cond(model.method, model.config, num, label)
+        z = model.prior(np.arange(num), cond)
+    else:
+        _, source = model.examples
+        z = model.encode(data.gather(source, np.arange(min(num, len(source)))))
+    shares = jax.scipy.stats.norm.cdf(jnp.array([-3.0, 3.0]))
+    ends = np.quantile(z.reshape(len(z), -1), shares, axis=0)
+    return np.vectorize(lambda value: float(f"{value:.2g}"))(ends)
 
 
 WALKS = {

@@ -79,7 +79,8 @@ def held_out():
 def test_lerp_between_real_images_is_their_cross_fade(held_out):
     """numpy's own interpolation of each pixel; images 2 i and 2 i + 1 are row i's."""
     real, label = held_out
-    walk = walks.make("interpolate", model(identity()), dict(num=3, points=5))
+    options = dict(num=3, points=5, path="lerp")
+    walk = walks.make("interpolate", model(identity()), options)
     assert walk.arrays["images"].shape == (3, 5, *SHAPE)
     for i, j in np.ndindex(3, 5):
         mixed = (real[2 * i] * (4.0 - j) + real[2 * i + 1] * float(j)) / 4
@@ -97,7 +98,10 @@ def test_lerp_between_real_images_is_their_cross_fade(held_out):
 
 
 def test_draws_of_the_prior_are_those_of_the_samples(held_out):
-    """Ends of row i are samples 2 i and 2 i + 1 at any number; slerp by default."""
+    """Ends of row i are samples 2 i and 2 i + 1 at any number.
+
+    By slerp where there is a prior, between images too, and else by lerp.
+    """
     toy = model(identity(), batch_size=4, seed=5)
     draw = sampling.make_draw(toy.method, toy.mesh, 7)
     samples = draw(toy.params, {}, seed=5, num=6, cond={})
@@ -110,6 +114,9 @@ def test_draws_of_the_prior_are_those_of_the_samples(held_out):
     ends = np.linalg.norm(walk.arrays["latents"][:, [0, 2]].reshape(3, 2, -1), axis=-1)
     middle = np.linalg.norm(walk.arrays["latents"][:, 1].reshape(3, -1), axis=-1)
     assert (np.abs(middle / ends.mean(1) - 1) < 0.05).all()  # lerp's is 0.7.
+    for method, path in [(identity(), "slerp"), (identity(prior=None), "lerp")]:
+        walk = walks.make("interpolate", model(method), dict(num=1, points=2))
+        assert walk.arrays["path"] == path
 
 
 def test_labels_say_which_images_and_conditional_ways_share_their_class(held_out):
@@ -203,17 +210,31 @@ def test_traversals_change_one_pixel(held_out):
     real, _ = held_out
     options = dict(axes=[9, 0], points=3)
     walk = walks.make("traverse", model(identity()), options)
-    assert walk.rows == ["z9", "z0"] and walk.columns == ["real", "-3", "0", "3"]
+    ends = walk.arrays["values"][:, [0, -1]]  # Of the uniform prior.
+    np.testing.assert_allclose(ends, [[-1, 1]] * 2, atol=0.015)
+    assert walk.rows[0] == f"z9: {ends[0, 0]:.2g} to {ends[0, 1]:.2g}"
+    assert walk.columns == ["real", "lowest", "", "highest"]
     for row, pixel in enumerate(((1, 1), (0, 0))):
         for column, level in enumerate((0, 128, 255)):
             expected = real[0].copy()
             expected[pixel] = level
             cell = walk.cells[row, 1 + column]
-            np.testing.assert_array_equal(cell, expected)
+            np.testing.assert_allclose(np.int32(cell), expected, atol=2)
     assert (walk.cells[:, 0] == real[0]).all()
     drawn = walks.make("traverse", model(two_halves()), {})
-    assert drawn.rows == ["z0", "z1"] and drawn.columns[0] == "-3"
+    ends = drawn.arrays["values"][:, [0, -1]]  # Of 4096 draws from a standard normal.
+    np.testing.assert_allclose(ends, [[-3, 3]] * 2, atol=0.4)
     assert np.ptp(drawn.cells[0, :, 0, 7]) == 0 < np.ptp(drawn.cells[0, :, 0, 0])
+
+
+def test_a_traversal_without_a_prior_covers_the_encodings(held_out):
+    real, _ = held_out
+    walk = walks.make("traverse", model(identity(prior=None)), dict(axes=[9, 2]))
+    pixels = images.to_float(jnp.asarray(real)).reshape(len(real), -1)[:, [9, 2]]
+    ends = walk.arrays["values"][:, [0, -1]].T
+    expected = np.quantile(pixels, scipy.stats.norm.cdf([-3, 3]), axis=0)
+    np.testing.assert_allclose(ends, expected, rtol=0.05)
+    assert np.ptp(ends) > 1
 
 
 def test_one_compilation_serves_all_batches_and_the_sizes_agree():
