@@ -289,6 +289,7 @@ def test_a_game_with_labels_gives_them_to_both_networks():
         ("vanilla_digits", (8, 8, 1), {"generator__name": "unet"}, "generator.name"),
         ("vanilla_digits", (8, 8, 1), {"generator__activation": "sin"}, "activation"),
         ("vanilla_digits", (8, 8, 1), {"discriminator__features": ()}, "features"),
+        ("vanilla_ring", (2,), {"discriminator__num_outputs": 3}, "leave"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, shape, fields, message):

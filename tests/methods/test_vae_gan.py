@@ -170,7 +170,7 @@ def test_samples_are_decoded_draws_of_the_prior(game):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(latent_features=0), "latent_features of at least 1"),
+        (dict(latent_features=0), "latent_features must be a whole number"),
         (dict(gamma=-1.0), "gamma of at least 0"),
         (dict(feature_variance=0.0), "feature_variance above 0"),
         (dict(encoder=dict(feature=3)), "did you mean 'features'"),

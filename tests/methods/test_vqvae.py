@@ -135,10 +135,10 @@ def test_the_encoders_gradient_is_straight_through():
     "changes, words",
     [
         (dict(codebook="kmeans"), "config.model.codebook"),
-        (dict(num_codes=0), "num_codes must lie in 1"),
+        (dict(num_codes=0), "num_codes must be a whole number"),
         (dict(decay=1.5), "config.model.decay"),
         (dict(network=dict(feature=3)), "did you mean 'features'"),
-        (dict(network=dict(features=0)), "network.features must lie in 1"),
+        (dict(network=dict(features=0)), "network.features must be a whole number"),
         (dict(network=dict(num_levels=0)), "at least 1"),
         (dict(network=dict(num_levels=4)), r"nearest size is \(16, 16\)"),
     ],

@@ -344,7 +344,8 @@ def make_game(
     check_count("config.model.latent_features", latent_features)
     g = make_network(GENERATORS, config, generator, "generator", shape=shape)
     out_bias = opponent == "discriminator"
-    d = make_network(DISCRIMINATORS, config, discriminator, opponent, out_bias=out_bias)
+    fixed = dict(out_bias=out_bias, num_outputs=1)
+    d = make_network(DISCRIMINATORS, config, discriminator, opponent, **fixed)
     return Game(g, d, shape, latent_features, prior, opponent).checked()
 
 

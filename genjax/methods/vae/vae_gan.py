@@ -15,7 +15,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from genjax import images
-from genjax.config import ConfigError, call, compute_dtype
+from genjax.config import ConfigError, call, check_count, compute_dtype
 from genjax.losses.adversarial import (
     minimax_discriminator,
     minimax_generator,
@@ -267,9 +267,9 @@ def check(
         num_halvings(*shape[:2])
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from None
-    if latent_features < 1 or gamma < 0 or feature_variance <= 0:
+    check_count("config.model.latent_features", latent_features)
+    if gamma < 0 or feature_variance <= 0:
         raise ConfigError(
-            "config.model needs latent_features of at least 1, gamma of at least 0 and "
-            "feature_variance above 0, got "
-            f"{latent_features}, {gamma} and {feature_variance}"
+            "config.model needs gamma of at least 0 and feature_variance above 0, got "
+            f"{gamma} and {feature_variance}"
         )

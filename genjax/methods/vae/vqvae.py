@@ -14,7 +14,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from genjax import images
-from genjax.config import ConfigError, call, choose, compute_dtype
+from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.losses import quantization
 from genjax.losses.reconstruction import squared_error
 from genjax.methods._inputs import image_shape
@@ -81,12 +81,12 @@ def make_model(
         decay=decay,
         restart=restart,
     )
+    check_count(f"{network_at}.features", model.encoder.features)
+    check_count(f"{where}.num_codes", num_codes)
+    check_count(f"{where}.latent_features", latent_features)
     check_numbers(
         where,
-        **{"network.features": (model.encoder.features, 1, math.inf)},
         **{"network.num_res_blocks": (model.encoder.num_res_blocks, 0, math.inf)},
-        num_codes=(num_codes, 1, math.inf),
-        latent_features=(latent_features, 1, math.inf),
         commitment=(commitment, 0, math.inf),
         decay=(decay, 0, 1),
         restart=(restart, 0, 1),
