@@ -49,7 +49,10 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         metavar="N",
         help="also draw N and compare them with the data",
     )
-    return parser.parse_known_args()
+    args, rest = parser.parse_known_args()
+    if args.num_samples < 0 or args.num_samples == 1:
+        parser.error("--num_samples must be at least 2: one says nothing of a spread")
+    return args, rest
 
 
 def main(args: argparse.Namespace, rest: list[str]) -> None:

@@ -343,6 +343,11 @@ class Evaluator:
                 data.gather(examples, np.arange(len(z)))["label"]
                 for examples, z in ((train, there), (source, here))
             )
+            if len(np.unique(label)) < 2:
+                raise ConfigError(
+                    f"--probe={num_train}: these examples are all of one class, and a "
+                    "probe needs two at least; take more"
+                )
             accuracy = linear_probe(there, label, here, label_here)
             results["latents/probe_accuracy"] = {"value": accuracy, **count}
         return results

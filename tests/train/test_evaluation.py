@@ -126,6 +126,13 @@ def test_latents_are_probed_on_held_out_examples():
     assert found["latents/probe_accuracy"]["value"] < 0.25
 
 
+def test_a_probe_needs_two_classes():
+    _, digits = dataset()
+    method = Method(init=None, encode=lambda p, s, k, batch: flat(batch))
+    with pytest.raises(ConfigError, match=r"--probe=1: .* one class"):
+        evaluator(method).latents(digits.train, digits.test, 1, 50)
+
+
 def test_codes_and_missing_encoders_cannot_be_probed(monkeypatch):
     _, digits = dataset()
     codes = Method(init=None, encode=lambda p, s, k, b: flat(b).astype(jnp.int32))
