@@ -1,7 +1,7 @@
 """VAE on the 8x8 digits with mixtures of Gaussians as prior and as posterior.
 
-The posterior's components are drawn from one each (arXiv:2003.01687), and the prior's
-are learned; else as configs/vae_digits.py.
+The bound takes one draw from each component of the posterior (arXiv:2003.01687), and
+the prior's components are learned; else as configs/vae_digits.py.
 
 Run: python train.py --config=configs/mixture_vae_digits.py \\
     --workdir=runs/mixture_vae_digits

@@ -29,7 +29,7 @@ def categorical_nll(logits: Array, levels: Array) -> Array:
     Raises:
         ValueError: If the shapes do not fit, or the levels are no integers.
 
-    Reference: van den Oord et al., arXiv:1601.06759, Sec. 3.4.
+    Reference: van den Oord et al., arXiv:1601.06759, Sec. 2.2.
     """
     if logits.shape[:-1] != levels.shape or not jnp.issubdtype(
         levels.dtype, jnp.integer
@@ -96,6 +96,11 @@ def mixture_size(channels: int) -> int:
     return 1 + 2 * channels + channels * (channels - 1) // 2
 
 
+def smooth_maximum(x: Array, minimum: float) -> Array:
+    """max(x, minimum) rounded off, so that its gradient vanishes nowhere."""
+    return minimum + jax.nn.softplus(x - minimum)
+
+
 def logistic_mixture(outputs: Array, channels: int) -> LogisticMixture:
     """Reads a network's outputs [..., M * mixture_size(C)] as a mixture.
 
@@ -111,8 +116,7 @@ def logistic_mixture(outputs: Array, channels: int) -> LogisticMixture:
     logits, mean, raw, coupling = jnp.split(
         parts, (1, 1 + channels, 1 + 2 * channels), axis=-1
     )
-    # A smooth maximum, whose gradient vanishes nowhere.
-    log_scale = MIN_LOG_SCALE + jax.nn.softplus(raw - MIN_LOG_SCALE)
+    log_scale = smooth_maximum(raw, MIN_LOG_SCALE)
     rows, columns = jnp.tril_indices(channels, -1)
     square = jnp.zeros((*coupling.shape[:-1], channels, channels))
     square = square.at[..., rows, columns].set(jnp.tanh(coupling))

@@ -10,7 +10,7 @@ def active_units(means: np.ndarray, threshold: float = 0.01) -> int:
         means: E[z | x] of many x, float [N, ...]; all axes but the first are units.
         threshold: Variance over the data above which a unit is active.
 
-    Reference: Burda et al., arXiv:1509.00519, Sec. 5.1.
+    Reference: Burda et al., arXiv:1509.00519, Sec. 5.
     """
     return int((np.var(means.reshape(len(means), -1), axis=0) > threshold).sum())
 

@@ -158,17 +158,13 @@ class Discriminator(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(
-        self, x: Array, *, train: bool, with_features: bool = False
-    ) -> Array | tuple[Array, Array]:
+    def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps images x [B, H, W, C] to float32 values.
 
-        They are [B] with one output, [B, num_outputs] with more. With `with_features`
-        it returns (values, features), where features [B, h, w, D] is the map of the
-        last level but one, or of the only level.
+        They are [B] with one output, [B, num_outputs] with more.
         """
         check_norm(self.norm, (*NORMS, "spectral"))
-        h, maps = x, []
+        h = x
         for i in range(len(level_sizes(*x.shape[1:3], self.levels)) - 1):
             normed = i > 0 and self.norm in ("batch", "layer")
             conv = Conv(
@@ -184,7 +180,6 @@ class Discriminator(nn.Module):
             if normed:
                 h = Norm(self.norm, self.dtype, name=f"norm_{i}")(h, train=train)
             h = leaky_relu(h)
-            maps.append(h)
         out = nn.Dense(
             self.num_outputs,
             use_bias=self.out_bias,
@@ -194,8 +189,7 @@ class Discriminator(nn.Module):
         )
         values = self.apply_layer(out, h.reshape(len(h), -1), train=train)
         values = values.astype(jnp.float32)
-        values = values[:, 0] if self.num_outputs == 1 else values
-        return (values, maps[-2:][0]) if with_features else values
+        return values[:, 0] if self.num_outputs == 1 else values
 
     def apply_layer(self, layer: nn.Module, x: Array, *, train: bool) -> Array:
         """layer(x), with a spectral norm of its weight if there is to be one."""

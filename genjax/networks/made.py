@@ -54,7 +54,7 @@ def degrees(
         features: Widths of the hidden layers.
         seed: Of the random places.
 
-    Reference: Germain et al., arXiv:1502.03509, Sec. 4.2.
+    Reference: Germain et al., arXiv:1502.03509, Sec. 3 and 4.1.
     """
     random = np.random.RandomState(seed + 1)
     even = [np.arange(width) * max(num_sites - 1, 1) // width for width in features]

@@ -18,7 +18,7 @@ class Discriminator(nn.Module):
     """5 x 5 convolutions, a dense layer and one logit, with batch norm after the first.
 
     Sides are halved as often as `layers.num_halvings` says, each time with twice the
-    features: as in the paper's Table 1, which has three halvings of 64 x 64.
+    features: after the paper's Table 1, which has three halvings of 64 x 64.
 
     Attributes:
         features: Of the first convolution, which halves nothing.

@@ -25,8 +25,9 @@ class Table:
         cells: The picture's images, uint8 [R, K, H, W, C]; white where there is none.
         rows: Their captions, R of them.
         columns: The same, K or none.
-        arrays: `images` uint8 and the `latents` they were decoded from, alike in
-            their leading axes, and all that is needed to make them again.
+        arrays: What is shown, `images` uint8 or `points`; for images of latents the
+            `latents` too, alike in their leading axes; and all that is needed to make
+            them again.
     """
 
     cells: np.ndarray

@@ -179,7 +179,7 @@ def mixture_score(x, sigma):
 def test_ncsn_learns_the_score_of_a_mixture():
     """The score's error in units of sigma, over the noisy data, against its size.
 
-    At each level E |sigma score|^2 is about one or two; a tenth of that is left.
+    At each level E |sigma score|^2 is about one or two; a fiftieth is left.
     """
     method = made(
         "ncsn_ring", (2,), network=dict(features=(64, 64)),

@@ -117,7 +117,7 @@ def evidence(params, x):
     """Exact log-density of x [B, d] under a linear decoder with a shared variance."""
     weights, mean = dense(params, "decoder")
     raw = params["decoder"]["log_scale"]
-    variance = np.exp(float(_latent.at_least(raw, _latent.MIN_LOG_VAR)))
+    variance = np.exp(float(_latent.smooth_maximum(raw, _latent.MIN_LOG_VAR)))
     covariance = weights.T @ weights + variance * np.eye(len(mean))
     return stats.multivariate_normal(mean, covariance).logpdf(x)
 
@@ -259,7 +259,7 @@ def test_hierarchy_of_linear_gaussians_has_the_exact_evidence():
     (A, a), (B, b) = dense(params, "decoder_2"), dense(params, "decoder_1")
     A, a, log_var = A.reshape(2, 3, 2)[..., 0], a[::2], a[1::2]
     raw = params["decoder_1"]["log_scale"]
-    noise = np.exp(float(_latent.at_least(raw, _latent.MIN_LOG_VAR))) * np.eye(5)
+    noise = np.exp(float(_latent.smooth_maximum(raw, _latent.MIN_LOG_VAR))) * np.eye(5)
     covariance = B.T @ (A.T @ A + np.diag(np.exp(log_var))) @ B + noise
     exact = stats.multivariate_normal(a @ B + b, covariance).logpdf(batch["point"])
     nats, parts = likelihood(method, params, batch, 20_000, chunk=2000)
@@ -364,7 +364,7 @@ def on_a_line(params, method, x):
     z = np.linspace(-40, 40, 40_001)
     outputs = np.float64(method.decode(params, {}, jnp.asarray(z)[:, None], {}))
     raw = params["decoder"]["log_scale"]
-    sigma = np.exp(0.5 * float(_latent.at_least(raw, _latent.MIN_LOG_VAR)))
+    sigma = np.exp(0.5 * float(_latent.smooth_maximum(raw, _latent.MIN_LOG_VAR)))
     log_px = stats.norm(outputs[:, None], sigma).logpdf(x).sum(-1)  # [Z, B]
     p = {k: np.float64(v) for k, v in params["prior"].items()}
     sigma = np.exp(0.5 * p["log_var"][:, 0])

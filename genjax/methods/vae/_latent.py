@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.losses import reconstruction
-from genjax.losses.likelihood import MIN_LOG_SCALE
+from genjax.losses.likelihood import MIN_LOG_SCALE, smooth_maximum
 from genjax.methods import _inputs
 from genjax.networks import vae as networks
 from genjax.networks.layers import activation, num_halvings
@@ -64,8 +64,9 @@ class Pixels:
             return reconstruction.bernoulli_nll(outputs[..., 0], x)
         mean, raw = outputs[..., 0], outputs[..., 1]
         if self.decoder == "gaussian":
-            return reconstruction.gaussian_nll(mean, at_least(raw, MIN_LOG_VAR), x)
-        log_scale = at_least(raw, MIN_LOG_SCALE)
+            log_var = smooth_maximum(raw, MIN_LOG_VAR)
+            return reconstruction.gaussian_nll(mean, log_var, x)
+        log_scale = smooth_maximum(raw, MIN_LOG_SCALE)
         return reconstruction.discretized_logistic_nll(mean, log_scale, x)
 
     def mean(self, outputs: Array) -> Array:
@@ -74,11 +75,6 @@ class Pixels:
         if self.decoder == "bernoulli":
             return 2 * jax.nn.sigmoid(first) - 1
         return jnp.clip(first, -1, 1) if len(self.shape) == 3 else first
-
-
-def at_least(x: Array, minimum: float) -> Array:
-    """A smooth max(x, minimum), whose gradient vanishes nowhere."""
-    return minimum + jax.nn.softplus(x - minimum)
 
 
 def make_pixels(config: ConfigDict, decoder: str, binarize: str) -> Pixels:

@@ -50,10 +50,11 @@ def make_model(
 ) -> "Model":
     """VQ-VAE on images.
 
-    -log p(x | z) is that of a Gaussian with the variance of all pixels: their squared
-    error over that variance, averaged where the likelihood sums, as the codebook's
-    losses are. So neither range nor contrast of the data moves the balance that
-    `commitment` strikes. The variance is the first batch's, kept in the model state.
+    The reconstruction's loss is the squared error of the pixels over the variance of
+    all of them, averaged where a Gaussian's likelihood takes half the sum, as the
+    codebook's losses are. So neither range nor contrast of the data moves the balance
+    that `commitment` strikes. The variance is the first batch's, kept in the model
+    state.
 
     Args:
         config: Resolved.
