@@ -93,18 +93,25 @@ def dcgan(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]
         model.features, latent, model.levels, critic=False
     )
     for_g, for_d = (
-        torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999))
-        for net in (generator, discriminator)
+        torch.optim.Adam(
+            net.parameters(), config.optimizers[name].learning_rate, betas=(0.5, 0.999)
+        )
+        for name, net in (("generator", generator), ("discriminator", discriminator))
     )
     real = torch.rand(batch_size, 1, 28, 28) * 2 - 1
 
+    def generated():
+        return generator(torch.rand(batch_size, latent) * 2 - 1)
+
+    def judged(x):
+        return discriminator(x + model.instance_noise * torch.randn_like(x))
+
     def call():
-        fake = generator(torch.randn(batch_size, latent)).detach()
-        loss = softplus(-discriminator(real)) + softplus(discriminator(fake))
+        loss = softplus(-judged(real)) + softplus(judged(generated().detach()))
         for_d.zero_grad(set_to_none=True)
         loss.mean().backward()
         for_d.step()
-        loss = softplus(-discriminator(generator(torch.randn(batch_size, latent))))
+        loss = softplus(-judged(generated()))
         for_g.zero_grad(set_to_none=True)
         loss.mean().backward()
         for_g.step()
