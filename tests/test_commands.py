@@ -236,6 +236,32 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
     assert (tmp_path / "checkpoints" / str(saved + 5)).is_dir()
 
 
+def test_an_energy_completes_denoises_and_tells_outliers(tmp_path):
+    run = tmp_path / "run"
+    done = command(
+        "train.py", "--config=configs/igebm_digits.py:tiny", f"--workdir={run}"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for what in ("complete", "denoise"):
+        done = command(
+            "sample.py", f"--workdir={run}", f"--out={tmp_path}", f"--what={what}",
+            "--num=2",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        with np.load(tmp_path / f"{what}.npz") as file:
+            real = file["real"] if what == "denoise" else file["real"][:, None]
+            changed = file["images"] != real
+        assert changed.any()
+        if what == "complete":
+            assert not changed[..., :4, :, :].any()
+    done = command(
+        "evaluate.py", f"--workdir={run}", "--num=40", "--outliers=synthetic:blobs"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((run / "evaluation.json").read_text())["results"]
+    assert 0 <= results["outliers/auroc"]["value"] <= 1
+
+
 def test_guidance_joins_two_trained_runs(workdir, tmp_path):
     """noisy_classifier_digits and ddpm_digits, then guidance_digits from both."""
     classifier = tmp_path / "classifier"
