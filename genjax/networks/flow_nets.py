@@ -16,7 +16,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from genjax.networks.flow import squeeze, unsqueeze
 from genjax.networks.layers import Conv, activation, zeros
 
 
@@ -121,24 +120,18 @@ class Velocity(nn.Module):
 
     Attributes:
         net: A module (inputs, channels out) -> channels, with a smooth activation.
-        num_squeezes: Times that squares of 2 x 2 pixels become channels for it.
 
     Reference: Grathwohl et al., FFJORD, arXiv:1810.01367, App. B.1, where time is one
         more channel ("concat").
     """
 
     net: nn.Module
-    num_squeezes: int = 0
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
         """Maps x [B, ..., C] and a scalar t in [0, 1] to dx/dt of the same shape."""
-        for _ in range(self.num_squeezes):
-            x = squeeze(x)
         time = jnp.broadcast_to(t, (*x.shape[:-1], 1)).astype(x.dtype)
         out = self.net(jnp.concatenate([x, time], axis=-1), x.shape[-1])
-        for _ in range(self.num_squeezes):
-            out = unsqueeze(out)
         return out.astype(jnp.float32)
 
 

@@ -31,7 +31,7 @@ ON_IMAGES = {
     "glow": dict(network=GLOW, num_steps=1, num_levels=2),
     "nice": dict(network=MLP, num_couplings=2),
     "ffjord": dict(
-        network=dict(GLOW, activation="silu"), num_squeezes=1, tolerance=1e-2
+        network=dict(GLOW, activation="silu"), num_blocks=(1, 1), tolerance=1e-2
     ),
     "residual_flow": dict(
         features=(4, 4), num_blocks=(0, 1), num_dense_blocks=1, factor_out=True
@@ -239,7 +239,8 @@ def linear_flow(batch, **options):
     network = dict(name="mlp", features=())
     flow, _, state = made("ffjord", batch, network=network, **options)
     out = {"kernel": np.vstack([A.T, C]), "bias": B}
-    params = {"flow": {"net": {"out": jax.tree.map(jnp.float32, out)}}}
+    out = jax.tree.map(jnp.float32, out)
+    params = {"flow": {"parts_0": {"net": {"net": {"out": out}}}}}
     return flow, params, state
 
 
@@ -274,13 +275,30 @@ def test_trace_estimates_have_one_noise_for_each_solve():
     assert 16 <= (steps > 0).sum() <= 48
 
 
+def test_solves_at_two_levels_have_the_log_determinant_of_their_jacobian():
+    """By central differences."""
+    options = dict(ON_IMAGES["ffjord"], trace="exact", tolerance=1e-6)
+    flow, params, state = made("ffjord", grey(1, shape=(4, 4, 1)), **options)
+    model, params = flow.init.__self__, moved(params, 0.25)
+    y = jax.random.normal(jax.random.key(1), (1, 4, 4, 1))
+    transform = jax.jit(functools.partial(model.transform, train=False))
+    z, log_det, *_ = transform(params, state, y, jax.random.key(2))
+    latents = functools.partial(jax.jit(model.latents), params, state)
+    np.testing.assert_allclose(z, latents(y), atol=1e-4)
+    step = 0.02 * np.eye(16).reshape(16, 4, 4, 1)
+    difference = np.float64(latents(y + step)) - np.float64(latents(y - step))
+    expected = np.linalg.slogdet(difference.reshape(16, 16) / 0.04)[1]
+    np.testing.assert_allclose(log_det, [expected], atol=2e-3)
+    assert abs(expected) > 0.1
+
+
 def test_kinetic_energy_is_added_to_the_loss_and_long_solves_are_given_up():
     """A constant velocity B has the energy |B|^2 everywhere."""
     batch, losses = points(8), {}
     for factor in (0.0, 2.0):
         flow, params, state = linear_flow(batch, kinetic_energy=factor)
-        kernel = params["flow"]["net"]["out"]["kernel"]
-        params["flow"]["net"]["out"]["kernel"] = 0 * kernel
+        out = params["flow"]["parts_0"]["net"]["net"]["out"]
+        out["kernel"] = 0 * out["kernel"]
         (player,) = flow.players
         loss = player.loss(params, state, batch, jax.random.key(0), step=0, train=True)
         losses[factor] = loss[0]
@@ -317,8 +335,8 @@ def test_requests_that_cannot_be_met_are_refused():
         made("glow", image, network=GLOW, num_levels=4)
     with pytest.raises(ConfigError, match=r"network.name must be one of \['mlp'\]"):
         made("glow", point, network=GLOW)
-    with pytest.raises(ConfigError, match="needs images"):
-        made("ffjord", point, network=MLP, num_squeezes=1)
+    with pytest.raises(ConfigError, match=r"one level, got \(1, 1\)"):
+        made("ffjord", point, network=MLP, num_blocks=(1, 1))
     with pytest.raises(ConfigError, match=r"alpha must be in \(0, 0.5\), got 0"):
         made("realnvp", image, **ON_IMAGES["realnvp"], alpha=0)
     with pytest.raises(ConfigError, match=r"'resnet'.*got 'resnt'"):

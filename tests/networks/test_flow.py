@@ -180,19 +180,3 @@ def test_dequantisers_log_density_against_the_dense_jacobian():
     assert u.min() > 0 and u.max() < 1
     other = module.apply({"params": params}, -image, eps)[0]
     assert np.abs(other - u).max() > 1e-3
-
-
-class ByChannel(nn.Module):
-    """Channel k of all but the last, the time, times k plus the time."""
-
-    def __call__(self, x, out_features):
-        return x[..., :-1] * jnp.arange(out_features) + x[..., -1:]
-
-
-def test_a_velocity_sees_squares_as_channels():
-    """Channel 2 i + j of a square is its pixel (i, j)."""
-    x = jnp.asarray(np.random.RandomState(0).standard_normal((1, 4, 6, 1)), jnp.float32)
-    i, j = np.indices((4, 6))
-    expected = x * (2 * (i % 2) + j % 2)[None, :, :, None] + 0.25
-    velocity = flow_nets.Velocity(ByChannel(), num_squeezes=1)
-    np.testing.assert_allclose(velocity.apply({}, x, 0.25), expected, rtol=1e-6)

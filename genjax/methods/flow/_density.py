@@ -1,7 +1,7 @@
 """What flows share: the space they see the data in, the prior, and the contract."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,28 @@ def check_halvings(config: ConfigDict, count: int, where: str) -> None:
         )
 
 
+def check_blocks(num_blocks: Sequence[int], space: Space, config: ConfigDict) -> None:
+    """Raises ConfigError unless config.model.num_blocks are counts for its levels."""
+    where = "config.model.num_blocks"
+    check_counts("num_blocks", num_blocks, least=0)
+    if space.images:
+        check_halvings(config, len(num_blocks) - 1, where)
+    elif len(num_blocks) > 1:
+        raise ConfigError(
+            f"{where} must be one number for points, which have one level, got "
+            f"{tuple(num_blocks)}"
+        )
+
+
+def check_counts(name: str, counts: Sequence[int], least: int = 1) -> None:
+    """Raises ConfigError unless config.model.<name> are whole numbers."""
+    whole = all(isinstance(n, int) and n >= least for n in counts)
+    if not counts or not whole:
+        raise ConfigError(
+            f"config.model.{name} must be whole numbers from {least} on, got {counts!r}"
+        )
+
+
 @dataclass(frozen=True)
 class Flow:
     """A bijection to standard normal latents, and how data become continuous.
@@ -215,11 +237,13 @@ class Flow:
             y,
             train=train,
             method="forward",
-            mutable=["batch_stats"] if train else [],
+            mutable=["penalties", "batch_stats"] if train else ["penalties"],
             rngs={"log_det": key},
         )
+        changed = dict(changed)
+        penalties = jax.tree.leaves(changed.pop("penalties", {}))
         changed = {"flow": {**state, **changed}} if changed else {}
-        return z, log_det, jnp.zeros(len(y)), changed
+        return z, log_det, sum(penalties, jnp.zeros(len(y))), changed
 
     def encode(
         self, params: Params, model_state: ModelState, key: Array, batch: Batch

@@ -6,11 +6,11 @@ Your Neural ODE, arXiv:2002.02798.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import diffrax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -18,15 +18,15 @@ from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, call, choose
 from genjax.methods.flow._density import (
-    Flow,
     as_method,
-    check_halvings,
+    check_blocks,
     make_flow,
     make_net,
     make_space,
 )
+from genjax.networks.flow import Chain, FactorOut, Squeezed
 from genjax.networks.flow_nets import Velocity
-from genjax.types import Method, ModelState, Params
+from genjax.types import Method
 
 TRACES = ("exact", "hutchinson")
 INVERSE_TOLERANCE = 1e-5  # At most, of solves that should undo each other.
@@ -38,51 +38,39 @@ def make(config: ConfigDict) -> Method:
     return call(ffjord, config.model, config, where="config.model")
 
 
-@dataclass(frozen=True)
-class ContinuousFlow(Flow):
-    """dx/dt = velocity(x, t) from the data at t = 0 to the latents at t = 1.
+class Continuous(nn.Module):
+    """The bijection that follows dx/dt = net(x, t) from t = 0 to t = 1.
 
-    Each example is a solve of its own, with its own steps.
+    Each example is a solve of its own, with its own steps. The log-determinant is NaN
+    where `apply` is given no key named "log_det", as where latents alone are wanted;
+    these are found to `INVERSE_TOLERANCE` at least. The integral of the velocity's
+    square is sown into "penalties".
 
     Attributes:
-        solver: Of the differential equation.
-        tolerance: Relative and absolute, of each step of the likelihood's solves;
-            latents and samples are found to 1e-5 at least.
+        net: (x [B, ...], t) -> dx/dt.
+        solver: A key of `SOLVERS`.
+        tolerance: Relative and absolute, of each step.
         max_steps: Steps after which a solve is given up, and gives NaN.
-        trace: "exact" or "hutchinson".
-        kinetic_energy: Factor of the integral of |dx/dt|^2 in the loss.
+        trace: "exact" or "hutchinson", whose noise is one for each solve.
+        kinetic_energy: Factor of that integral.
     """
 
-    solver: diffrax.AbstractSolver = field(default_factory=diffrax.Dopri5)
+    net: Velocity
+    solver: str = "dopri5"
     tolerance: float = 1e-5
     max_steps: int = 1000
     trace: str = "exact"
     kinetic_energy: float = 0.0
 
-    def init_bijection(self, key: Array, y: Array) -> Mapping[str, Any]:
-        """Parameters of the velocity; the batch does not matter."""
-        return self.bijection.init(key, y, 0.0)
-
-    def velocity(self, params: Params) -> Callable[[Array, Array], Array]:
-        """(x [...], t) -> dx/dt, of one example."""
-        variables = {"params": params["flow"]}
-        return lambda x, t: self.bijection.apply(variables, x[None], t)[0]
-
-    def transform(
-        self,
-        params: Params,
-        model_state: ModelState,
-        y: Array,
-        key: Array,
-        *,
-        train: bool,
-    ) -> tuple[Array, Array, Array, ModelState]:
-        """Latents, the integrals of the trace and of the energy, and nothing changed.
-
-        Hutchinson's noise is drawn once for each example, and so is one for the solve.
-        """
-        velocity = self.velocity(params)
-        noise = jax.random.rademacher(key, y.shape, y.dtype)
+    def forward(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """x [B, ...] -> (y of the same shape, log_det [B])."""
+        if self.is_initializing():
+            self.net(x, 0.0)
+            return x, jnp.zeros(len(x))
+        if not self.has_rng("log_det"):
+            return self.follow(x, 0.0, 1.0), jnp.full(len(x), jnp.nan)
+        velocity = self.velocity()
+        noise = jax.random.rademacher(self.make_rng("log_det"), x.shape, x.dtype)
 
         def moves(t: Array, state: tuple[Array, ...], eps: Array) -> tuple[Array, ...]:
             at_t = functools.partial(velocity, t=t)
@@ -97,29 +85,28 @@ class ContinuousFlow(Flow):
             state = x, jnp.zeros(()), jnp.zeros(())
             return self.solve(moves, state, eps, 0.0, 1.0, self.tolerance)
 
-        z, log_det, energy = jax.vmap(one)(y, noise)
-        return z, log_det, self.kinetic_energy * energy, {}
+        y, log_det, energy = jax.vmap(one)(x, noise)
+        self.sow("penalties", "kinetic_energy", self.kinetic_energy * energy)
+        return y, log_det
 
-    def latents(self, params: Params, model_state: ModelState, y: Array) -> Array:
-        """Places at t = 1 of what starts at y."""
-        return self.flow_map(params, y, 0.0, 1.0)
+    def inverse(self, y: Array) -> Array:
+        """y -> x."""
+        return self.follow(y, 1.0, 0.0)
 
-    def inverse(self, params: Params, model_state: ModelState, z: Array) -> Array:
-        """Places at t = 0 of what ends at z."""
-        return self.flow_map(params, z, 1.0, 0.0)
-
-    def flow_map(self, params: Params, x: Array, start: float, end: float) -> Array:
+    def follow(self, x: Array, start: float, end: float) -> Array:
         """Where points x [B, ...] of one time are at another."""
-        velocity = self.velocity(params)
+        velocity = self.velocity()
+        tolerance = min(self.tolerance, INVERSE_TOLERANCE)
 
         def moves(t: Array, x: Array, _: None) -> Array:
             return velocity(x, t)
 
-        def one(x: Array) -> Array:
-            tolerance = min(self.tolerance, INVERSE_TOLERANCE)
-            return self.solve(moves, x, None, start, end, tolerance)
+        return jax.vmap(lambda x: self.solve(moves, x, None, start, end, tolerance))(x)
 
-        return jax.vmap(one)(x)
+    def velocity(self) -> Callable[[Array, Array], Array]:
+        """(x [...], t) -> dx/dt, of one example."""
+        net, variables = self.net.unbind()
+        return lambda x, t: net.apply(variables, x[None], t)[0]
 
     def solve(
         self,
@@ -133,7 +120,7 @@ class ContinuousFlow(Flow):
         """The state at the end of the integral of `moves`; NaN if steps ran out."""
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(moves),
-            self.solver,
+            SOLVERS[self.solver](),
             t0=start,
             t1=end,
             dt0=None,
@@ -151,7 +138,7 @@ def ffjord(
     config: ConfigDict,
     *,
     network: Mapping[str, Any],
-    num_squeezes: int = 0,
+    num_blocks: Sequence[int] = (1,),
     trace: str = "",
     kinetic_energy: float = 0.0,
     solver: str = "dopri5",
@@ -165,10 +152,12 @@ def ffjord(
 
     Args:
         config: Resolved.
-        network: Of the velocity: name "resnet" or "conv" for images, "mlp" for points,
+        network: Of each velocity: name "resnet" or "conv" for images, "mlp" for points,
             and its arguments, of which the activation should be smooth.
-        num_squeezes: Of images: times that the network sees squares of 2 x 2 pixels as
-            channels, so that it sees further at less cost.
+        num_blocks: Solves one after the other, at each level. Between levels the sides
+            of images are halved, by moving squares of pixels to channels, and half of
+            the dimensions are left alone from there on if anything moved them before.
+            Points have one level.
         trace: Of the velocity's Jacobian: "exact", D passes for each evaluation, or
             "hutchinson", an unbiased estimate by one; by default exact for points. The
             likelihood then is exact, or an unbiased estimate.
@@ -186,24 +175,30 @@ def ffjord(
     space = make_space(config, transform=transform, alpha=alpha)
     trace = trace or ("hutchinson" if space.images else "exact")
     choose(dict.fromkeys(TRACES), trace, "config.model.trace")
-    make_solver = choose(SOLVERS, solver, "config.model.solver")
+    choose(SOLVERS, solver, "config.model.solver")
     if not tolerance > 0:
         raise ConfigError(f"config.model.tolerance must be above 0, got {tolerance}")
-    if num_squeezes:
-        check_halvings(config, num_squeezes, "config.model.num_squeezes")
-    velocity = Velocity(make_net(config, space, network), num_squeezes)
-    flow = make_flow(config, space, velocity, dequantizer)
-    continuous = ContinuousFlow(
-        space,
-        velocity,
-        flow.dequantizer,
-        solver=make_solver(),
-        tolerance=tolerance,
-        max_steps=max_steps,
-        trace=trace,
-        kinetic_energy=kinetic_energy,
-    )
-    return as_method(continuous, config)
+    check_blocks(num_blocks, space, config)
+    net = make_net(config, space, network)
+
+    def level(index: int) -> Chain:
+        parts: list[nn.Module] = [
+            Continuous(
+                Velocity(net.copy()),
+                solver,
+                tolerance,
+                max_steps,
+                trace,
+                kinetic_energy,
+            )
+            for _ in range(num_blocks[index])
+        ]
+        if index < len(num_blocks) - 1:
+            inner: nn.Module = level(index + 1)
+            parts.append(Squeezed(FactorOut(inner) if parts else inner))
+        return Chain(parts)
+
+    return as_method(make_flow(config, space, level(0), dequantizer), config)
 
 
 def exact_trace(fn: Callable[[Array], Array], x: Array) -> Array:

@@ -15,7 +15,8 @@ from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.losses.log_det import exact_log_det, roulette_log_det
 from genjax.methods.flow._density import (
     as_method,
-    check_halvings,
+    check_blocks,
+    check_counts,
     make_flow,
     make_space,
 )
@@ -83,9 +84,9 @@ def residual_flow(
     if compute_dtype(config) != "float32":
         raise ConfigError(f"config.dtype must be 'float32' here, got {config.dtype!r}")
     _check_between("coeff", coeff)
-    _check_counts("num_blocks", num_blocks, least=0)
-    _check_counts("num_dense_blocks", (num_dense_blocks,), least=0)
-    _check_counts("features", features)
+    check_blocks(num_blocks, space, config)
+    check_counts("num_dense_blocks", (num_dense_blocks,), least=0)
+    check_counts("features", features)
 
     def steps(count: int, widths: Sequence[int], sizes: Sequence[int]) -> list:
         net = Contraction(tuple(widths), tuple(sizes), coeff)
@@ -100,16 +101,10 @@ def residual_flow(
         return Chain([*parts, *map(Flattened, dense), ActNorm()])
 
     if not space.images:
-        if len(num_blocks) > 1:
-            raise ConfigError(
-                "config.model.num_blocks must be one number for points, which have one "
-                f"level, got {tuple(num_blocks)}"
-            )
         bijection = Chain([*steps(num_blocks[0], features, ()), ActNorm()])
         return as_method(make_flow(config, space, bijection, dequantizer), config)
-    check_halvings(config, len(num_blocks) - 1, "config.model.num_blocks")
-    _check_counts("dense_features", dense_features)
-    _check_counts("kernel_sizes", kernel_sizes)
+    check_counts("dense_features", dense_features)
+    check_counts("kernel_sizes", kernel_sizes)
     if len(kernel_sizes) != len(features) + 1 or not all(k % 2 for k in kernel_sizes):
         raise ConfigError(
             "config.model.kernel_sizes must be odd, and one more than "
@@ -139,11 +134,3 @@ def roulette(num_exact: int, num_exact_eval: int, p: float) -> Callable:
 def _check_between(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise ConfigError(f"config.model.{name} must be in (0, 1), got {value}")
-
-
-def _check_counts(name: str, counts: Sequence[int], least: int = 1) -> None:
-    whole = all(isinstance(n, int) and n >= least for n in counts)
-    if not counts or not whole:
-        raise ConfigError(
-            f"config.model.{name} must be whole numbers from {least} on, got {counts!r}"
-        )
