@@ -15,10 +15,10 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "flow.ffjord"
-    config.num_steps = 3000
+    config.num_steps = 1500
     config.data.update(name="tfds:mnist", batch_size=64)
     config.model = dict(
-        network=dict(name="conv", features=128, activation="silu"),
+        network=dict(name="conv", features=32, activation="silu"),
         num_blocks=(0, 1, 1),
         trace="hutchinson",
         kinetic_energy=0.01,

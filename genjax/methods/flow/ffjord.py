@@ -24,7 +24,7 @@ from genjax.methods.flow._density import (
     make_net,
     make_space,
 )
-from genjax.networks.flow import Chain, FactorOut, Squeezed
+from genjax.networks.flow import ActNorm, Chain, FactorOut, Squeezed
 from genjax.networks.flow_nets import Velocity
 from genjax.types import Method
 
@@ -156,8 +156,8 @@ def ffjord(
             and its arguments, of which the activation should be smooth.
         num_blocks: Solves one after the other, at each level. Between levels the sides
             of images are halved, by moving squares of pixels to channels, and half of
-            the dimensions are left alone from there on if anything moved them before.
-            Points have one level.
+            the dimensions are left alone from there on if anything moved them before;
+            actnorm comes before a level's solves. Points have one level.
         trace: Of the velocity's Jacobian: "exact", D passes for each evaluation, or
             "hutchinson", an unbiased estimate by one; by default exact for points. The
             likelihood then is exact, or an unbiased estimate.
@@ -193,6 +193,8 @@ def ffjord(
             )
             for _ in range(num_blocks[index])
         ]
+        # Logits are far from standard normal, and the way there by solves is long.
+        parts[:0] = [ActNorm()] if space.images and parts else []
         if index < len(num_blocks) - 1:
             inner: nn.Module = level(index + 1)
             parts.append(Squeezed(FactorOut(inner) if parts else inner))
