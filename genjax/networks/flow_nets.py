@@ -99,6 +99,29 @@ class ConvNet(nn.Module):
         return Conv(out_features, kernel_init=zeros, dtype=self.dtype, name="out")(x)
 
 
+class PlainNet(nn.Module):
+    """3 x 3 convolutions, the last of which starts at zero.
+
+    Attributes:
+        features: Channels of the hidden layers.
+        activation: A key of `layers.ACTIVATIONS`.
+
+    Reference: Grathwohl et al., arXiv:1810.01367, App. B.1.
+    """
+
+    features: Sequence[int] = (64, 64, 64)
+    activation: str = "softplus"
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, out_features: int) -> Array:
+        """Maps x [B, H, W, C] to [B, H, W, out_features]."""
+        for i, width in enumerate(self.features):
+            conv = Conv(width, dtype=self.dtype, name=f"conv_{i}")
+            x = activation(self.activation)(conv(x))
+        return Conv(out_features, kernel_init=zeros, dtype=self.dtype, name="out")(x)
+
+
 class ZeroConv(nn.Module):
     """A 3 x 3 convolution that starts at zero, times exp(3 s) with learned s [C].
 
@@ -136,4 +159,4 @@ class Velocity(nn.Module):
 
 
 ON_VECTORS = {"mlp": DenseNet}
-ON_IMAGES = {"resnet": ResNet, "conv": ConvNet}
+ON_IMAGES = {"resnet": ResNet, "conv": ConvNet, "plain": PlainNet}

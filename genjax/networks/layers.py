@@ -19,6 +19,7 @@ ACTIVATIONS = {
     "relu": nn.relu,
     "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.2),
     "silu": nn.silu,
+    "softplus": nn.softplus,
     "tanh": nn.tanh,
 }
 

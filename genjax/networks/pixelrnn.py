@@ -17,28 +17,10 @@ from jax import Array
 
 from genjax.networks import stack
 from genjax.networks.convolution import direct_conv
+from genjax.networks.pixelcnn import group_mask
 
 Cache = dict[str, Array]
 WINDOW = 7  # Side of the first convolution.
-
-
-def group_mask(
-    num_inputs: int, num_outputs: int, num_groups: int, *, own: bool
-) -> np.ndarray:
-    """Which inputs of a pixel its outputs may see, float32 [num_inputs, num_outputs].
-
-    Args:
-        num_inputs: In equal groups, one after the other.
-        num_outputs: Likewise.
-        num_groups: How many groups.
-        own: Whether a group sees itself (mask B) or only those before it (mask A).
-
-    Reference: van den Oord et al., arXiv:1601.06759, Sec. 3.4.
-    """
-    low = np.arange(num_inputs) * num_groups // num_inputs
-    high = np.arange(num_outputs) * num_groups // num_outputs
-    seen = low[:, None] <= high if own else low[:, None] < high
-    return seen.astype(np.float32)
 
 
 def skew(x: Array) -> Array:
@@ -76,7 +58,7 @@ def forget_bias(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) ->
 
 def tiled_mask(num_inputs: int, features: int, num_groups: int) -> np.ndarray:
     """Mask B from a map to the four gates, each of which is in groups of its own."""
-    one = group_mask(num_inputs, features, num_groups, own=True)
+    one = group_mask(num_inputs, features, num_groups, strict=False)
     return np.tile(one, (1, 4))
 
 
@@ -116,7 +98,7 @@ class RowLSTM(nn.Module):
 
     def residual(self, x: Array, state: Array) -> Array:
         """The map plus what the states [..., D] add to it."""
-        mask = group_mask(*self.out.shape, self.num_groups, own=True)
+        mask = group_mask(*self.out.shape, self.num_groups, strict=False)
         state, out, bias = self._cast(state, self.out, self.out_bias)
         return x + state @ (out * mask) + bias
 
@@ -202,7 +184,7 @@ class DiagonalBiLSTM(nn.Module):
 
     def residual(self, x: Array, state: Array) -> Array:
         """The map plus what the states [..., D] add to it."""
-        mask = group_mask(*self.out.shape, self.num_groups, own=True)
+        mask = group_mask(*self.out.shape, self.num_groups, strict=False)
         state, out, bias = self._cast(state, self.out * mask, self.out_bias)
         return x + state @ out + bias
 
@@ -421,7 +403,7 @@ class PixelRNN(nn.Module):
         mask[:half] = 1
         mask[half, :half] = 1
         sizes = num_inputs, num_outputs, self.num_groups
-        mask[half, half] = group_mask(*sizes, own=False)
+        mask[half, half] = group_mask(*sizes, strict=True)
         return (self.window * mask).astype(self._dtype)
 
     @nn.nowrap
@@ -429,6 +411,6 @@ class PixelRNN(nn.Module):
         """Two dense layers after the recurrent ones, mask B."""
         pairs = (self.dense, self.dense_bias), (self.out, self.out_bias)
         for kernel, bias in pairs:
-            mask = group_mask(*kernel.shape, self.num_groups, own=True)
+            mask = group_mask(*kernel.shape, self.num_groups, strict=False)
             x = nn.relu(x) @ (kernel * mask).astype(x.dtype) + bias.astype(x.dtype)
         return x

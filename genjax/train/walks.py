@@ -237,11 +237,13 @@ def traverse(
     return Table(cells, rows, columns, arrays | dict(start.arrays))
 
 
-def spread(model: Model, label: str, num: int = 4096) -> np.ndarray:
+def spread(model: Model, label: str) -> np.ndarray:
     """Between which ends 99.7 % of each number of the latents lie, [2, D].
 
-    They are those of `num` draws of the prior, or of encodings; to two digits.
+    To two digits, of 4096 draws of the prior, or of encodings; of fewer, if latents are
+    large.
     """
+    num = max(min(4096, 2**24 // int(np.prod(model.latent.shape))), 64)
     if model.method.prior is not None:
         cond = make_cond(model.method, model.config, num, label)
         z = model.prior(np.arange(num), cond)

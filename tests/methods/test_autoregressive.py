@@ -161,6 +161,12 @@ def test_outputs_that_there_are_not_are_refused(output, message):
         made("pixelcnn", (3, 3, 1), output, **PLAIN)
 
 
+def test_a_field_that_the_network_lacks_is_named():
+    network = dict(NETWORKS["pixelcnn"], norm="batch")
+    with pytest.raises(ConfigError, match="no field 'norm'"):
+        made("pixelcnn", (3, 3, 1), BINARY, network=network)
+
+
 def test_pixelcnn_pp_draws_a_pixels_channels_at_once_or_not_at_all():
     with pytest.raises(ConfigError, match="draws 3 channels one after the other"):
         made("pixelcnn_pp", (3, 3, 3), CATEGORICAL, **PLUS)

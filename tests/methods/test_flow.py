@@ -31,7 +31,7 @@ ON_IMAGES = {
     "glow": dict(network=GLOW, num_steps=1, num_levels=2),
     "nice": dict(network=MLP, num_couplings=2),
     "ffjord": dict(
-        network=dict(GLOW, activation="silu"), num_blocks=(1, 1), tolerance=1e-2
+        network=dict(name="plain", features=(4,)), num_blocks=(1, 1), tolerance=1e-2
     ),
     "residual_flow": dict(
         features=(4, 4), num_blocks=(0, 1), num_dense_blocks=1, factor_out=True

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call, check_count, compute_dtype
+from genjax.config import ConfigError, check_arguments, check_count, compute_dtype
 from genjax.methods.autoregressive._pixels import Head, StepsFn
 from genjax.networks.gated_pixelcnn import GatedPixelCNN
 from genjax.samplers.autoregressive import Position, Steps
@@ -41,12 +41,15 @@ def make_network(
         dtype=jnp.dtype(compute_dtype(config)),
     )
     follows = {**defaults, **follows}
-    for field, value in network.items():
+    for field in network:
         if field in follows:
             raise ConfigError(f"{where} must leave {field!r} out: it follows elsewhere")
+    fields = {**network, **follows}
+    check_arguments(kind, fields, where=where)
+    for field, value in network.items():
         if field != "dropout":
             check_count(f"{where}.{field}", value)
-    return call(kind, {**network, **follows}, where=where)
+    return kind(**fields)
 
 
 def check_kernels(module: GatedPixelCNN, where: str = "config.model.network") -> None:

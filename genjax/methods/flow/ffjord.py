@@ -29,7 +29,7 @@ from genjax.networks.flow_nets import Velocity
 from genjax.types import Method
 
 TRACES = ("exact", "hutchinson")
-INVERSE_TOLERANCE = 1e-5  # At most, of solves that should undo each other.
+INVERSE_TOLERANCE = 1e-6  # At most, of solves that should undo each other.
 SOLVERS = {"dopri5": diffrax.Dopri5, "tsit5": diffrax.Tsit5, "heun": diffrax.Heun}
 
 
@@ -152,12 +152,13 @@ def ffjord(
 
     Args:
         config: Resolved.
-        network: Of each velocity: name "resnet" or "conv" for images, "mlp" for points,
-            and its arguments, of which the activation should be smooth.
-        num_blocks: Solves one after the other, at each level. Between levels the sides
-            of images are halved, by moving squares of pixels to channels, and half of
-            the dimensions are left alone from there on if anything moved them before;
-            actnorm comes before a level's solves. Points have one level.
+        network: Of each velocity: name "plain", "conv" or "resnet" for images, "mlp"
+            for points, and its arguments; the activation, the paper's softplus by
+            default, should be smooth.
+        num_blocks: Solves at each level, after actnorm for images. All levels but the
+            last then halve the sides, by moving squares of pixels to channels, and, if
+            they have solves, solve as often again and leave half of the dimensions as
+            they are from there on. Points have one level.
         trace: Of the velocity's Jacobian: "exact", D passes for each evaluation, or
             "hutchinson", an unbiased estimate by one; by default exact for points. The
             likelihood then is exact, or an unbiased estimate.
@@ -165,7 +166,7 @@ def ffjord(
             solves short.
         solver: A key of `SOLVERS`, with steps as the tolerance asks.
         tolerance: Relative and absolute, of each step of the likelihood's solves;
-            latents and samples are found to 1e-5 at least.
+            latents and samples are found to 1e-6 at least.
         max_steps: Steps after which a solve gives NaN, and training skips the batch.
         transform: Of images: "logit", or "centre".
         alpha: Of the logit; see `losses.dequantization.logit`.
@@ -179,26 +180,23 @@ def ffjord(
     if not tolerance > 0:
         raise ConfigError(f"config.model.tolerance must be above 0, got {tolerance}")
     check_blocks(num_blocks, space, config)
-    net = make_net(config, space, network)
+    net = make_net(config, space, {"activation": "softplus", **network})
+
+    options = solver, tolerance, max_steps, trace, kinetic_energy
+
+    def solves(count: int) -> list[nn.Module]:
+        return [Continuous(Velocity(net.copy()), *options) for _ in range(count)]
 
     def level(index: int) -> Chain:
-        parts: list[nn.Module] = [
-            Continuous(
-                Velocity(net.copy()),
-                solver,
-                tolerance,
-                max_steps,
-                trace,
-                kinetic_energy,
-            )
-            for _ in range(num_blocks[index])
-        ]
+        count = num_blocks[index]
         # Logits are far from standard normal, and the way there by solves is long.
-        parts[:0] = [ActNorm()] if space.images and parts else []
-        if index < len(num_blocks) - 1:
-            inner: nn.Module = level(index + 1)
-            parts.append(Squeezed(FactorOut(inner) if parts else inner))
-        return Chain(parts)
+        norm = [ActNorm()] if space.images and count else []
+        if index == len(num_blocks) - 1:
+            return Chain([*norm, *solves(count)])
+        inner: nn.Module = level(index + 1)
+        if count:
+            inner = Chain([*solves(count), FactorOut(inner)])
+        return Chain([*norm, *solves(count), Squeezed(inner)])
 
     return as_method(make_flow(config, space, level(0), dequantizer), config)
 
