@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -193,7 +193,6 @@ class PixelModel:
         head: The distribution of a pixel.
         steps_fn: (the network's params, N, one-hot label or None, keys [N]) -> Steps of
             the sampler, which compute no more than a new part of a pixel changes.
-        incremental: Whether to sample by them, or by the whole network.
         num_classes: K, of a model of p(x | label).
         sequence: The steps read an image as one row of its parts, (1, H W parts,
             C / parts), rather than as (H, W, C).
@@ -203,18 +202,32 @@ class PixelModel:
             draws; None is reading order.
         drawn_fn: (params, x, keys [N]) -> outputs, in place of the network's for images
             that are drawn with these keys.
+        incremental: Whether to sample by the steps, or by the whole network.
     """
 
     name: str
     module: nn.Module
     head: Head
     steps_fn: StepsFn
-    incremental: bool = True
     num_classes: int | None = None
     sequence: bool = False
     log_prob_fn: Callable[..., Array] | None = None
     order_fn: Callable[[Array], Array] | None = None
     drawn_fn: Callable[[Any, Array, Array], Array] | None = None
+    incremental: bool = True
+
+    def method(self, config: ConfigDict) -> Method:
+        """The Method of one player; config.sampler says whether it is incremental."""
+        incremental = call(is_incremental, config.sampler, where="config.sampler")
+        model = replace(self, incremental=incremental)
+        return Method(
+            init=model.init,
+            players=(Player(self.name, (self.name,), model.loss),),
+            sample=model.sample,
+            log_likelihood=model.log_likelihood,
+            complete=model.complete,
+            cond=() if self.num_classes is None else ("label",),
+        )
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -350,36 +363,6 @@ class PixelModel:
         sites = jnp.repeat(known, repeats, axis=2).reshape(given.shape[:3])
         drawn = self.draw(params, keys, cond, known=sites, given=given)
         return jnp.where(known[..., None], x, drawn)
-
-
-def as_method(
-    config: ConfigDict,
-    name: str,
-    module: nn.Module,
-    head: Head,
-    steps_fn: StepsFn,
-    **fields: Any,
-) -> Method:
-    """The Method of one player that maximises the likelihood of its one network.
-
-    Args:
-        config: Resolved; its sampler is read.
-        name: See `PixelModel`, as for all that follow.
-        module: Likewise.
-        head: Likewise.
-        steps_fn: Likewise.
-        **fields: Likewise.
-    """
-    incremental = call(is_incremental, config.sampler, where="config.sampler")
-    model = PixelModel(name, module, head, steps_fn, incremental, **fields)
-    return Method(
-        init=model.init,
-        players=(Player(name, (name,), model.loss),),
-        sample=model.sample,
-        log_likelihood=model.log_likelihood,
-        complete=model.complete,
-        cond=() if model.num_classes is None else ("label",),
-    )
 
 
 def take(values: Array, places: Array) -> Array:

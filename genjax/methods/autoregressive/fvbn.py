@@ -14,7 +14,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from genjax.config import call, check_count, choose, compute_dtype
-from genjax.methods.autoregressive._pixels import Head, as_method, make_head
+from genjax.methods.autoregressive._pixels import Head, PixelModel, make_head
 from genjax.methods.autoregressive._sequence import Unlabelled
 from genjax.networks.layers import ACTIVATIONS
 from genjax.networks.made import MADE, ORDERS, ranks
@@ -72,8 +72,7 @@ def fvbn(
         activation=activation,
         dtype=jnp.dtype(compute_dtype(config)),
     )
-    return as_method(
-        config,
+    return PixelModel(
         "fvbn",
         Unlabelled(module),
         head,
@@ -82,7 +81,7 @@ def fvbn(
         log_prob_fn=make_log_prob_fn(module, head),
         order_fn=lambda keys: sites(module)[mask_of(module, keys)],
         drawn_fn=make_drawn_fn(module),
-    )
+    ).method(config)
 
 
 def make_log_prob_fn(module: MADE, head: Head):

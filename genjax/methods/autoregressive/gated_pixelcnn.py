@@ -16,7 +16,7 @@ from genjax.methods.autoregressive._convolutional import (
     check_kernels,
     make_network,
 )
-from genjax.methods.autoregressive._pixels import as_method, make_head
+from genjax.methods.autoregressive._pixels import PixelModel, make_head
 from genjax.networks.gated_pixelcnn import GatedPixelCNN
 from genjax.types import Method
 
@@ -45,11 +45,10 @@ def gated_pixelcnn(
     head = make_head(config, output)
     module = make_network(config, GatedPixelCNN, network, head, groups=head.parts)
     check_kernels(module)
-    return as_method(
-        config,
+    return PixelModel(
         "pixelcnn",
         module,
         head,
         cached_steps(module, head),
         num_classes=_inputs.classes(config) if conditional else None,
-    )
+    ).method(config)

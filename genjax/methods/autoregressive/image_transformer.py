@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from genjax.config import call
-from genjax.methods.autoregressive._pixels import as_method, make_head
+from genjax.methods.autoregressive._pixels import PixelModel, make_head
 from genjax.methods.autoregressive._transformer import cached_steps, make_network
 from genjax.types import Method
 
@@ -34,4 +34,6 @@ def image_transformer(
     head = make_head(config, output)
     module = make_network(config, network, head, "config.model.network")
     steps_fn = cached_steps(module, head)
-    return as_method(config, "transformer", module, head, steps_fn, sequence=True)
+    return PixelModel("transformer", module, head, steps_fn, sequence=True).method(
+        config
+    )

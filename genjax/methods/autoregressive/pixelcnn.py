@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from genjax.config import call
 from genjax.methods.autoregressive._convolutional import cached_steps, make_network
-from genjax.methods.autoregressive._pixels import as_method, make_head
+from genjax.methods.autoregressive._pixels import PixelModel, make_head
 from genjax.networks.pixelcnn import PixelCNN
 from genjax.types import Method
 
@@ -32,4 +32,6 @@ def pixelcnn(
     """
     head = make_head(config, output)
     module = make_network(config, PixelCNN, network, head, groups=head.parts)
-    return as_method(config, "pixelcnn", module, head, cached_steps(module, head))
+    return PixelModel("pixelcnn", module, head, cached_steps(module, head)).method(
+        config
+    )

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from genjax.config import ConfigError, call
 from genjax.methods import _inputs
 from genjax.methods.autoregressive._convolutional import cached_steps, make_network
-from genjax.methods.autoregressive._pixels import as_method, make_head
+from genjax.methods.autoregressive._pixels import PixelModel, make_head
 from genjax.networks.pixelcnn_pp import PixelCNNPP
 from genjax.types import Method
 
@@ -52,11 +52,10 @@ def pixelcnn_pp(
         raise ConfigError(
             f"config.model.network.dropout must be from 0 on and below 1, got {dropout}"
         )
-    return as_method(
-        config,
+    return PixelModel(
         "pixelcnn",
         module,
         head,
         cached_steps(module, head),
         num_classes=_inputs.classes(config) if conditional else None,
-    )
+    ).method(config)

@@ -12,7 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, call, check_count, choose, compute_dtype
-from genjax.methods.autoregressive._pixels import Head, as_method, make_head
+from genjax.methods.autoregressive._pixels import Head, PixelModel, make_head
 from genjax.methods.autoregressive._sequence import Unlabelled
 from genjax.networks.pixelrnn import LAYERS, PixelRNN
 from genjax.samplers.autoregressive import Steps
@@ -57,7 +57,7 @@ def pixelrnn(
                 f"got {getattr(module, field)}"
             )
     steps_fn = make_steps_fn(module, head)
-    return as_method(config, "pixelrnn", Unlabelled(module), head, steps_fn)
+    return PixelModel("pixelrnn", Unlabelled(module), head, steps_fn).method(config)
 
 
 def make_steps_fn(module: PixelRNN, head: Head) -> Callable[..., Steps]:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from genjax.config import ConfigError, call, choose
 from genjax.methods import _inputs
 from genjax.methods.autoregressive import _convolutional, _transformer
-from genjax.methods.autoregressive._pixels import Head, as_method
+from genjax.methods.autoregressive._pixels import Head, PixelModel
 from genjax.methods.vae import vqvae as vector_quantized
 from genjax.networks.gated_pixelcnn import CodePixelCNN
 from genjax.types import Batch, Method, ModelState, Params, Player
@@ -143,7 +143,7 @@ def over_codes(
             )
         module = _transformer.make_network(config, fields, head, where)
         steps_fn = _transformer.cached_steps(module, head)
-        return as_method(config, "prior", module, head, steps_fn, sequence=True)
+        return PixelModel("prior", module, head, steps_fn, sequence=True).method(config)
     module = _convolutional.make_network(
         config,
         CodePixelCNN,
@@ -155,4 +155,6 @@ def over_codes(
     )
     _convolutional.check_kernels(module, where)
     steps_fn = _convolutional.cached_steps(module, head)
-    return as_method(config, "prior", module, head, steps_fn, num_classes=num_classes)
+    return PixelModel("prior", module, head, steps_fn, num_classes=num_classes).method(
+        config
+    )
