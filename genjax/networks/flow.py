@@ -12,7 +12,8 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -277,6 +278,42 @@ class Chain(nn.Module):
         for part in reversed(self.parts):
             y = part.inverse(y)
         return y
+
+
+class Repeated(nn.Module):
+    """A bijection many times over, each time with parameters of its own.
+
+    Compiling it takes the time of one.
+
+    Attributes:
+        part: The bijection.
+        count: How many.
+    """
+
+    part: nn.Module
+    count: int
+
+    def forward(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """x [B, ...] -> (y of the same shape, log_det [B])."""
+        y, log_dets = self.scan(lambda part, x: part.forward(x, train=train))(
+            self.part, x
+        )
+        return y, log_dets.sum(axis=0)
+
+    def inverse(self, y: Array) -> Array:
+        """y -> x."""
+        inverse = self.scan(lambda part, y: (part.inverse(y), None), reverse=True)
+        return inverse(self.part, y)[0]
+
+    def scan(self, step: Callable, **options: Any) -> Callable:
+        """The steps one after the other, (part, x) -> (y, what each step adds)."""
+        return nn.scan(
+            step,
+            variable_axes={"params": 0, "batch_stats": 0, "constants": 0},
+            split_rngs={"params": True, "log_det": True},
+            length=self.count,
+            **options,
+        )
 
 
 class Squeezed(nn.Module):

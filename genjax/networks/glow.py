@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from genjax.networks.flow import ActNorm, Chain, Coupling
+from genjax.networks.flow import ActNorm, Chain, Coupling, Repeated
 
 HIGHEST = jax.lax.Precision.HIGHEST  # An inverse from bfloat16 products is none.
 
@@ -58,62 +58,15 @@ class InvertibleConv(nn.Module):
         return p, lower, upper, log_s
 
 
-class GlowStep(nn.Module):
-    """Actnorm, an invertible 1 x 1 convolution and an affine coupling of channels.
+def glow_steps(net: nn.Module, num_steps: int, scale: str = "sigmoid") -> Repeated:
+    """Actnorm, an invertible 1 x 1 convolution and an affine coupling, many times.
 
-    Attributes:
-        net: Of the coupling.
-        scale: See `Coupling`.
+    Args:
+        net: Of the couplings.
+        num_steps: K.
+        scale: See `networks.flow.Coupling`.
 
     Reference: Kingma & Dhariwal, arXiv:1807.03039, Fig. 2a.
     """
-
-    net: nn.Module
-    scale: str = "sigmoid"
-
-    def setup(self) -> None:
-        """The three parts."""
-        coupling = Coupling(self.net, scale=self.scale)
-        self.chain = Chain((ActNorm(), InvertibleConv(), coupling))
-
-    def forward(self, x: Array, _: None = None) -> tuple[Array, Array]:
-        """x [B, H, W, C] -> (y of the same shape, log_det [B])."""
-        return self.chain.forward(x)
-
-    def inverse(self, y: Array, _: None = None) -> tuple[Array, None]:
-        """(x, nothing more), as a scan has it."""
-        return self.chain.inverse(y), None
-
-
-class GlowSteps(nn.Module):
-    """Many steps of one shape, of which one is compiled.
-
-    Attributes:
-        net: Of the couplings.
-        num_steps: K.
-        scale: See `Coupling`.
-    """
-
-    net: nn.Module
-    num_steps: int
-    scale: str = "sigmoid"
-
-    def setup(self) -> None:
-        """One step, to be scanned from the first to the last, and back."""
-        options = dict(
-            variable_axes={"params": 0, "constants": 0},
-            split_rngs={"params": True},
-            length=self.num_steps,
-        )
-        methods = dict(forward=options, inverse={**options, "reverse": True})
-        steps = nn.scan(GlowStep, methods=methods)
-        self.steps = steps(self.net, self.scale)
-
-    def forward(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """x [B, H, W, C] -> (y of the same shape, log_det [B])."""
-        y, log_dets = self.steps.forward(x, None)
-        return y, log_dets.sum(axis=0)
-
-    def inverse(self, y: Array) -> Array:
-        """y -> x."""
-        return self.steps.inverse(y, None)[0]
+    step = Chain((ActNorm(), InvertibleConv(), Coupling(net, scale=scale)))
+    return Repeated(step, num_steps)

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from genjax.networks.flow import ActNorm, Chain
 from genjax.networks.layers import Conv, zeros
 from genjax.networks.normalization import operator_norm
 
@@ -154,56 +153,6 @@ def fixed_point(
 
     moving = jnp.ones((len(x), *(1,) * len(axes)), bool)
     return jax.lax.while_loop(unfinished, improve, (0, x, moving))[1]
-
-
-class ResidualStep(nn.Module):
-    """Actnorm and a residual map."""
-
-    block: Residual
-
-    def setup(self) -> None:
-        """The two parts."""
-        self.chain = Chain((ActNorm(), self.block))
-
-    def forward(self, x: Array, train: bool) -> tuple[Array, Array]:
-        """x [B, ..., C] -> (y of the same shape, log_det [B])."""
-        return self.chain.forward(x, train=train)
-
-    def inverse(self, y: Array, _: None = None) -> tuple[Array, None]:
-        """(x, nothing more), as a scan has it."""
-        return self.chain.inverse(y), None
-
-
-class ResidualSteps(nn.Module):
-    """Many steps of one shape, of which one is compiled.
-
-    Attributes:
-        block: The residual map of each.
-        num_blocks: How many.
-    """
-
-    block: Residual
-    num_blocks: int
-
-    def setup(self) -> None:
-        """One step, to be scanned from the first to the last, and back."""
-        options = dict(
-            variable_axes={"params": 0, "batch_stats": 0},
-            split_rngs={"params": True, "log_det": True},
-            length=self.num_blocks,
-        )
-        forward = {**options, "in_axes": nn.broadcast}
-        methods = dict(forward=forward, inverse={**options, "reverse": True})
-        self.steps = nn.scan(ResidualStep, methods=methods)(self.block)
-
-    def forward(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """x [B, ..., C] -> (y of the same shape, log_det [B])."""
-        y, log_dets = self.steps.forward(x, train)
-        return y, log_dets.sum(axis=0)
-
-    def inverse(self, y: Array) -> Array:
-        """y -> x."""
-        return self.steps.inverse(y, None)[0]
 
 
 class Flattened(nn.Module):

@@ -36,7 +36,7 @@ BIJECTIONS = {
         IMAGE,
     ),
     "factored out": (flow.FactorOut(flow.ActNorm(), Small()), IMAGE),
-    "glow steps": (glow.GlowSteps(Small(), 2), IMAGE),
+    "glow steps": (glow.glow_steps(Small(), 2), IMAGE),
 }
 
 
@@ -121,7 +121,7 @@ def test_norms_deep_in_scanned_steps_see_what_comes_to_them():
     """
     x = 3 + 5 * jax.random.normal(jax.random.key(0), (64, 4, 4, 4))
     x = x * jnp.array([1.0, 2.0, 0.1, 4.0])
-    module = glow.GlowSteps(flow_nets.DenseNet((4,)), 3)
+    module = glow.glow_steps(flow_nets.DenseNet((4,)), 3)
     (y, _), variables = jax.jit(
         lambda k, x: module.init_with_output(k, x, method="forward")
     )(jax.random.key(0), x)
@@ -129,7 +129,7 @@ def test_norms_deep_in_scanned_steps_see_what_comes_to_them():
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-4)
     # Channels are all but uncorrelated, so that rotations keep each variance near 1.
     np.testing.assert_allclose(y.std((0, 1, 2)), scales, rtol=0.1)
-    bias = variables["params"]["steps"]["chain"]["parts_0"]["bias"]
+    bias = variables["params"]["part"]["parts_0"]["bias"]
     assert bias.shape == (3, 4)
     assert np.abs(bias[1:]).max() < 1e-3 < np.abs(bias[0]).min()
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from genjax.losses.log_det import exact_log_det
-from genjax.networks import residual
-from genjax.networks.flow import Squeezed
+from genjax.networks import flow, residual
 
 DENSE = residual.Contraction((16, 16))
 CONV = residual.Contraction((8, 8), (3, 1, 3))
@@ -87,7 +86,7 @@ def exact(fn, weights, x, key, train):
 
 
 BIJECTIONS = {
-    "squeezed": (CONV, (4, 4, 1), Squeezed),
+    "squeezed": (CONV, (4, 4, 1), flow.Squeezed),
     "flattened": (DENSE, (2, 2, 2), residual.Flattened),
 }
 
@@ -95,8 +94,8 @@ BIJECTIONS = {
 @pytest.mark.parametrize("name", list(BIJECTIONS))
 def test_inverse_and_log_det_against_the_dense_jacobian(name):
     net, shape, wrap = BIJECTIONS[name]
-    steps = residual.ResidualSteps(residual.Residual(net, exact), 2)
-    module = wrap(steps)
+    step = flow.Chain((flow.ActNorm(), residual.Residual(net, exact)))
+    module = wrap(flow.Repeated(step, 2))
     x = 0.5 + 2 * jax.random.normal(jax.random.key(0), (3, *shape))
     init = jax.jit(functools.partial(module.init, method="forward"))
     variables = init(jax.random.key(1), x)

@@ -19,9 +19,9 @@ from genjax.methods.flow._density import (
     make_net,
     make_space,
 )
-from genjax.networks.flow import AFFINE, ActNorm, Chain, FactorOut, Squeezed
+from genjax.networks.flow import AFFINE, ActNorm, Chain, FactorOut, Repeated, Squeezed
 from genjax.networks.flow_nets import ZeroConv
-from genjax.networks.glow import GlowSteps
+from genjax.networks.glow import glow_steps
 from genjax.types import Method
 
 
@@ -65,8 +65,8 @@ def glow(
     space = make_space(config, transform=transform, alpha=alpha)
     net, dtype = make_net(config, space, network), jnp.dtype(compute_dtype(config))
 
-    def steps() -> GlowSteps:
-        return GlowSteps(net.copy(), num_steps, scale)
+    def steps() -> Repeated:
+        return glow_steps(net.copy(), num_steps, scale)
 
     def level(index: int) -> Squeezed:
         # After the last step, it is a mean and a variance of the top's latents.

@@ -20,8 +20,8 @@ from genjax.methods.flow._density import (
     make_flow,
     make_space,
 )
-from genjax.networks.flow import ActNorm, Chain, FactorOut, Squeezed
-from genjax.networks.residual import Contraction, Flattened, Residual, ResidualSteps
+from genjax.networks.flow import ActNorm, Chain, FactorOut, Repeated, Squeezed
+from genjax.networks.residual import Contraction, Flattened, Residual
 from genjax.types import Method
 
 LOG_DETS = ("exact", "roulette")
@@ -90,7 +90,8 @@ def residual_flow(
 
     def steps(count: int, widths: Sequence[int], sizes: Sequence[int]) -> list:
         net = Contraction(tuple(widths), tuple(sizes), coeff)
-        return [ResidualSteps(Residual(net, estimate), count)] if count else []
+        step = Chain((ActNorm(), Residual(net, estimate)))
+        return [Repeated(step, count)] if count else []
 
     def level(index: int) -> Chain:
         parts = steps(num_blocks[index], features, kernel_sizes)
