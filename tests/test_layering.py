@@ -19,7 +19,10 @@ ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
         {"config", "data"},
         {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "etils", "tqdm"},
     ),
-    "metrics": (PURE | {"metrics"}, {"jax", "numpy", "flax", "sklearn"}),
+    "metrics": (
+        PURE | {"metrics"},
+        {"jax", "numpy", "flax", "scipy", "sklearn"},
+    ),
     "methods": (
         PURE | {"config", "networks", "methods"},
         {"jax", "numpy", "flax", "ml_collections", "diffrax"},
