@@ -21,7 +21,7 @@ ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
     ),
     "metrics": (
         PURE | {"metrics"},
-        {"jax", "numpy", "flax", "scipy", "sklearn"},
+        {"jax", "numpy", "flax", "safetensors", "scipy", "sklearn"},
     ),
     "methods": (
         PURE | {"config", "networks", "methods"},
@@ -33,8 +33,8 @@ ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
         | {"platformdirs", "tensorboardX"},
     ),
 }
-# Imported inside a function that writes files.
-LAZY = {"images": {"PIL"}, "train": {"matplotlib"}}
+# Imported inside a function that reads or writes files.
+LAZY = {"images": {"PIL"}, "metrics": {"torch"}, "train": {"matplotlib"}}
 
 
 def imported(path: Path) -> set[tuple[str, str | None]]:

@@ -1,0 +1,176 @@
+"""The FID's Inception against the PyTorch port of it, with equal random weights."""
+
+import hashlib
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from scipy.ndimage import map_coordinates
+
+from genjax.metrics import inception
+
+# What torch-fidelity 0.4.0 makes of `pictures()` by `random_weights()`, with torch
+# 2.13: every 256th feature, every 126th logit, and the norms of all.
+FEATURES = [
+    [0.02054, 2.67131, 0.00726, 1.02207, 0.4045, 6.39766, 0.01604, 1.0582],
+    [0.08177, 2.73156, 0.00334, 0.9422, 0.38485, 6.72029, 0.00905, 1.31048],
+]
+LOGITS = [
+    [-3.9983, -10.0777, -2.02111, 0.63674, -1.83526, -2.0601, 5.0348, 1.31625],
+    [-3.86016, -9.60995, -2.18798, 0.71926, -2.13863, -1.98075, 4.82373, 1.47358],
+]
+NORMS = [[149.8985, 150.0665], [153.6625, 154.1657]]
+
+
+def random_weights(shapes):
+    """Weights of a state dict's names and shapes, that keep activations in range."""
+    weights = {}
+    for i, (name, shape) in enumerate(sorted(shapes.items())):
+        random = np.random.default_rng(i)
+        if len(shape) > 1:
+            fan_in = np.prod(shape[1:])
+            value = random.standard_normal(shape) * np.sqrt(2 / fan_in)
+        elif name.endswith(("bn.weight", "running_var")):
+            value = random.uniform(0.5, 1.5, shape)
+        else:
+            value = random.uniform(-0.2, 0.2, shape)
+        weights[name] = value.astype(np.float32)
+    return weights
+
+
+def torch_shapes():
+    """Names and shapes of the port's state dict."""
+    image = jnp.zeros((1, 299, 299, 3))
+    params = jax.eval_shape(inception.Inception().init, jax.random.key(0), image)
+    names = dict(scale="weight", bias="bias", mean="running_mean", var="running_var")
+    shapes = {"fc.bias": (1008,)}
+    for path, leaf in traverse_util.flatten_dict(params["params"]).items():
+        *modules, last = path
+        if last == "kernel":
+            order = (3, 2, 0, 1) if leaf.ndim == 4 else (1, 0)
+            shapes[".".join([*modules, "weight"])] = tuple(leaf.shape[i] for i in order)
+        else:
+            shapes[".".join([*modules, "bn", names[last]])] = leaf.shape
+    return shapes
+
+
+def pictures():
+    """Two smooth pictures with sharp edges, uint8 [2, 32, 40, 3]."""
+    y, x, c = np.meshgrid(np.arange(32), np.arange(40), np.arange(3), indexing="ij")
+    waves = 127.5 + 127.5 * np.sin(x / (2 + c) + y / 5)
+    disc = np.where((x - 20) ** 2 + y**2 < 300, waves, 255 * (c > 0))
+    return np.stack([waves, disc]).astype(np.uint8)
+
+
+def test_features_and_logits_are_those_of_the_pytorch_port():
+    params = inception.from_torch(random_weights(torch_shapes()))
+    x = inception.resize_tensorflow(jnp.asarray(pictures()))
+    features, logits = jax.jit(inception.Inception().apply)({"params": params}, x)
+    assert features.shape == (2, 2048) and logits.shape == (2, 1008)
+    np.testing.assert_allclose(features[:, ::256], FEATURES, atol=1e-4)
+    np.testing.assert_allclose(logits[:, ::126], LOGITS, atol=1e-4)
+    norms = [np.linalg.norm(x, axis=1) for x in (features, logits)]
+    np.testing.assert_allclose(norms, NORMS, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "resize, place, scale",
+    [
+        (inception.resize_tensorflow, lambda i, s: i / s, lambda x: x / 128 - 1),
+        (
+            inception.resize_pytorch,
+            lambda i, s: (i + 0.5) / s - 0.5,
+            lambda x: x / 127.5 - 1,
+        ),
+    ],
+)
+def test_bilinear_resizing_takes_pixels_where_its_library_does(resize, place, scale):
+    """By SciPy's interpolation at the places that each library defines."""
+    x = pictures()
+    rows, columns = (place(np.arange(299), 299 / n) for n in x.shape[1:3])
+    grid = np.meshgrid(rows, columns, indexing="ij")
+    expected = [
+        [
+            map_coordinates(one[..., c] * 1.0, grid, order=1, mode="nearest")
+            for c in (0, 1, 2)
+        ]
+        for one in x
+    ]
+    expected = scale(np.moveaxis(np.array(expected), 1, -1))
+    np.testing.assert_allclose(resize(jnp.asarray(x)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [32, 400])
+def test_clean_resizing_is_pillows_bicubic_in_floats(side):
+    """Larger and smaller than 299; the latter antialiases."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (1, side, side, 3)).astype(np.uint8)
+    expected = [
+        np.asarray(
+            Image.fromarray(x[0, ..., c].astype(np.float32)).resize(
+                (299, 299), Image.Resampling.BICUBIC
+            )
+        )
+        for c in range(3)
+    ]
+    expected = (np.clip(np.stack(expected, -1), 0, 255) - 128) / 128
+    np.testing.assert_allclose(
+        inception.resize_clean(jnp.asarray(x))[0], expected, atol=1e-3
+    )
+
+
+def test_weights_of_another_network_are_refused():
+    weights = random_weights(torch_shapes())
+    with pytest.raises(ValueError, match=r"expected fc\.weight to make \(2048, 1008\)"):
+        inception.from_torch({**weights, "fc.weight": np.zeros((1000, 2048))})
+    del weights["Mixed_7c.branch1x1.conv.weight"]
+    with pytest.raises(ValueError, match=r"named 'Mixed_7c\.branch1x1\.conv\.weight'"):
+        inception.from_torch(weights)
+
+
+def test_a_file_of_weights_is_loaded_and_what_is_none_is_named(tmp_path):
+    weights = random_weights(torch_shapes())
+    path = tmp_path / "inception.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"SHA-256 6726825d.*github\.com"):
+        inception.load(path)
+    save_file(weights, path)
+    found = inception.load(path)["Mixed_6e"]["branch7x7_2"]["conv"]["kernel"]
+    expected = weights["Mixed_6e.branch7x7_2.conv.weight"]
+    np.testing.assert_array_equal(found, expected.transpose(2, 3, 1, 0))
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match=r"is no \.safetensors file"):
+        inception.load(path)
+
+
+def test_only_the_file_that_everybody_has_is_converted(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="needs the bench extra")
+    path = tmp_path / "weights.pth"
+    torch.save({"a.weight": torch.ones(3, dtype=torch.float64)}, path)
+    with pytest.raises(ValueError, match="another network or a broken download"):
+        inception.convert(path)
+    own = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception, "PTH_SHA256", own)
+    found = load_file(inception.convert(path))
+    assert found["a.weight"].dtype == np.float32 and found["a.weight"].sum() == 3
+
+
+def test_code_in_a_pth_is_not_run(tmp_path, monkeypatch):
+    """A pickle that would write a file, under the hash that is asked for."""
+    pytest.importorskip("torch", reason="needs the bench extra")
+    path, canary = tmp_path / "weights.pth", tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(canary), "w"))
+
+    path.write_bytes(pickle.dumps({"a": Evil()}))
+    own = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception, "PTH_SHA256", own)
+    with pytest.raises(pickle.UnpicklingError):
+        inception.convert(path)
+    assert not canary.exists()
