@@ -20,8 +20,8 @@ ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
         {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "etils", "tqdm"},
     ),
     "metrics": (
-        PURE | {"metrics"},
-        {"jax", "numpy", "flax", "safetensors", "scipy", "sklearn"},
+        PURE | {"networks", "metrics"},
+        {"jax", "numpy", "flax", "optax", "safetensors", "scipy", "sklearn"},
     ),
     "methods": (
         PURE | {"config", "networks", "methods"},

@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
+from inception_weights import pictures, random_weights, torch_shapes
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scipy.ndimage import map_coordinates
 
 from genjax.metrics import inception
+from genjax.metrics.features import load_inception
 
 # What torch-fidelity 0.4.0 makes of `pictures()` by `random_weights()`, with torch
-# 2.13: every 256th feature, every 126th logit, and the norms of all.
+# 2.13: every 256th feature, every 126th logit, and the features' norms.
 FEATURES = [
     [0.02054, 2.67131, 0.00726, 1.02207, 0.4045, 6.39766, 0.01604, 1.0582],
     [0.08177, 2.73156, 0.00334, 0.9422, 0.38485, 6.72029, 0.00905, 1.31048],
@@ -24,58 +25,25 @@ LOGITS = [
     [-3.9983, -10.0777, -2.02111, 0.63674, -1.83526, -2.0601, 5.0348, 1.31625],
     [-3.86016, -9.60995, -2.18798, 0.71926, -2.13863, -1.98075, 4.82373, 1.47358],
 ]
-NORMS = [[149.8985, 150.0665], [153.6625, 154.1657]]
+NORMS = [149.8985, 150.0665]
 
 
-def random_weights(shapes):
-    """Weights of a state dict's names and shapes, that keep activations in range."""
-    weights = {}
-    for i, (name, shape) in enumerate(sorted(shapes.items())):
-        random = np.random.default_rng(i)
-        if len(shape) > 1:
-            fan_in = np.prod(shape[1:])
-            value = random.standard_normal(shape) * np.sqrt(2 / fan_in)
-        elif name.endswith(("bn.weight", "running_var")):
-            value = random.uniform(0.5, 1.5, shape)
-        else:
-            value = random.uniform(-0.2, 0.2, shape)
-        weights[name] = value.astype(np.float32)
-    return weights
-
-
-def torch_shapes():
-    """Names and shapes of the port's state dict."""
-    image = jnp.zeros((1, 299, 299, 3))
-    params = jax.eval_shape(inception.Inception().init, jax.random.key(0), image)
-    names = dict(scale="weight", bias="bias", mean="running_mean", var="running_var")
-    shapes = {"fc.bias": (1008,)}
-    for path, leaf in traverse_util.flatten_dict(params["params"]).items():
-        *modules, last = path
-        if last == "kernel":
-            order = (3, 2, 0, 1) if leaf.ndim == 4 else (1, 0)
-            shapes[".".join([*modules, "weight"])] = tuple(leaf.shape[i] for i in order)
-        else:
-            shapes[".".join([*modules, "bn", names[last]])] = leaf.shape
-    return shapes
-
-
-def pictures():
-    """Two smooth pictures with sharp edges, uint8 [2, 32, 40, 3]."""
-    y, x, c = np.meshgrid(np.arange(32), np.arange(40), np.arange(3), indexing="ij")
-    waves = 127.5 + 127.5 * np.sin(x / (2 + c) + y / 5)
-    disc = np.where((x - 20) ** 2 + y**2 < 300, waves, 255 * (c > 0))
-    return np.stack([waves, disc]).astype(np.uint8)
-
-
-def test_features_and_logits_are_those_of_the_pytorch_port():
-    params = inception.from_torch(random_weights(torch_shapes()))
-    x = inception.resize_tensorflow(jnp.asarray(pictures()))
-    features, logits = jax.jit(inception.Inception().apply)({"params": params}, x)
-    assert features.shape == (2, 2048) and logits.shape == (2, 1008)
+def test_features_and_probabilities_are_those_of_the_pytorch_port(tmp_path):
+    path = tmp_path / "inception.safetensors"
+    save_file(random_weights(torch_shapes()), path)
+    net = load_inception(path, "tensorflow")
+    assert (net.distance, net.resize, len(net.hash)) == ("fid", "tensorflow", 12)
+    features, probabilities = net(pictures())
+    assert features.shape == (2, 2048) and probabilities.shape == (2, 1008)
     np.testing.assert_allclose(features[:, ::256], FEATURES, atol=1e-4)
-    np.testing.assert_allclose(logits[:, ::126], LOGITS, atol=1e-4)
-    norms = [np.linalg.norm(x, axis=1) for x in (features, logits)]
-    np.testing.assert_allclose(norms, NORMS, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), NORMS, atol=1e-3)
+    ratios = probabilities[:, ::126] / probabilities[:, :1]
+    expected = np.array(LOGITS) - np.array(LOGITS)[:, :1]
+    np.testing.assert_allclose(np.log(ratios), expected, atol=1e-4)
+    grey = pictures()[..., :1]
+    assert jax.eval_shape(net.fn, net.params, grey)[0].shape == (2, 2048)
+    with pytest.raises(ValueError, match=r"\['clean', 'pytorch', 'tensorflow'\]"):
+        load_inception(path, "bicubic")
 
 
 @pytest.mark.parametrize(
