@@ -47,11 +47,21 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         type=int,
         default=0,
         metavar="N",
-        help="also draw N and compare them with the data",
+        help="also draw N and compare them with the data, in pixels, and",
     )
+    add(
+        "--features",
+        choices=("cnn", "inception"),
+        help="by features, of a classifier of the data or the FID's network",
+    )
+    add("--weights", default="", help="a .safetensors of the FID's network (cached)")
+    add("--resize", default="clean", help="for it: clean, pytorch or tensorflow")
+    add("--reference", choices=("train", "test"), default="train", help="real images")
     args, rest = parser.parse_known_args()
     if args.num_samples < 0 or args.num_samples == 1:
         parser.error("--num_samples must be at least 2: one says nothing of a spread")
+    if args.features and not args.num_samples:
+        parser.error("--features compares samples: say how many by --num_samples")
     return args, rest
 
 
@@ -62,7 +72,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     from genjax import data, methods
     from genjax.config import ConfigError, overrides
     from genjax.metrics.likelihood import in_bits_per_dim
-    from genjax.train import evaluation, runtime, sampling
+    from genjax.train import evaluation, quality, runtime, sampling
     from genjax.train.checkpoints import load_weights
     from genjax.train.sharding import all_devices
 
@@ -90,8 +100,18 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     )
     # What can be refused comes before what takes long.
     measured = {}
+    judge = None
     if args.num_samples:
         draw = sampling.make_draw(method, mesh, args.batch_size)
+    if args.features and not jax.process_index():  # The first process judges alone.
+        network = quality.make_network(
+            args.features,
+            dataset,
+            config.data.name,
+            weights=args.weights,
+            resize=args.resize,
+        )
+        judge = quality.Quality(network, dataset, args.reference)
     if args.outliers:
         other = evaluation.foreign(config, args.outliers, args.split)
         measured |= evaluator.outliers(source, other, num, config.data.num_classes)
@@ -100,16 +120,16 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     measured |= evaluator.split(source, num)
     if args.num_samples:
         cond = sampling.make_cond(method, config, args.num_samples)
-        measured |= evaluation.of_samples(
-            draw(
-                params,
-                weights.model_state,
-                seed=args.seed,
-                num=args.num_samples,
-                cond=cond,
-            ),
-            dataset,
+        drawn = draw(
+            params,
+            weights.model_state,
+            seed=args.seed,
+            num=args.num_samples,
+            cond=cond,
         )
+        measured |= evaluation.of_samples(drawn, dataset)
+    if judge:
+        measured |= judge.measure(drawn)
     dims = math.prod(config.data.shape)
     results = in_bits_per_dim(measured, dims)
     protocol = {
@@ -124,6 +144,11 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         "probe_examples": args.probe,
         "outliers": args.outliers,
     }
+    if args.num_samples:
+        protocol["num_samples"] = args.num_samples
+        protocol["sampler"] = config.sampler.to_dict()
+    if judge:
+        protocol |= judge.protocol(args.num_samples)
     if jax.process_index():
         return  # The first process has it all, and writes.
     path = Path(args.workdir) / "evaluation.json"
@@ -135,6 +160,8 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         )
         print(f"{name:32} {entry['value']:.5f}{error}  ({entry['examples']} examples)")
     print(", ".join(f"{name}: {value}" for name, value in protocol.items()))
+    for doubt in protocol.get("warnings", ()):
+        print(f"warning: {doubt}", file=sys.stderr)
     print(f"saved to {path}", file=sys.stderr)
 
 

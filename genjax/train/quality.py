@@ -1,0 +1,253 @@
+"""The quality of samples by features, against statistics of real images that are kept.
+
+Networks and statistics are made once and lie in the user's cache folder, found by
+hashes of all that they depend on. GENJAX_CACHE_DIR moves it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from genjax import data
+from genjax.config import ConfigError, choose
+from genjax.metrics import features, inception
+from genjax.metrics.classes import class_coverage, inception_score
+from genjax.metrics.features import FeatureNetwork
+from genjax.metrics.frechet import distance_of_moments, frechet_infinity
+from genjax.metrics.kernel import kernel_distance
+from genjax.metrics.moments import Moments, merge, moments
+from genjax.metrics.neighbours import prdc
+
+NETWORKS = ("cnn", "inception")
+KEPT = 10_000  # Examples whose features are kept, for measures by neighbours.
+CHUNK = 1000  # Images in memory at once.
+MIN_SAMPLES = (
+    2048  # Fewer are marked: the distance is mostly the bias of small samples.
+)
+
+
+def cache_dir() -> Path:
+    """Where networks and statistics lie."""
+    return Path(
+        os.environ.get("GENJAX_CACHE_DIR", platformdirs.user_cache_dir("genjax"))
+    )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is kept of the features of real images.
+
+    Attributes:
+        moments: Of all of them.
+        features: Of the first `KEPT`, float32 [M, D].
+        labels: Of the same, int [M]; None without classes.
+        hash: Of what they were made from, as `reference_key` has it.
+    """
+
+    moments: Moments
+    features: np.ndarray
+    labels: np.ndarray | None
+    hash: str
+
+
+def make_network(
+    name: str, dataset: data.Dataset, data_name: str, *, weights: str = "", resize: str
+) -> FeatureNetwork:
+    """The network that a command or a config asks for, trained if it must be.
+
+    Args:
+        name: Of `NETWORKS`: "cnn", a classifier of the data set itself, or "inception".
+        dataset: Images, for "cnn" with labels.
+        data_name: config.data.name.
+        weights: Of "inception": a .safetensors; by default that in the cache folder.
+        resize: Of "inception": a key of `inception.RESIZES`.
+
+    Raises:
+        ConfigError: If the data do not fit, or weights are missing: with what to do.
+    """
+    choose(dict.fromkeys(NETWORKS), name, "features")
+    if dataset.entry != "image" or dataset.shape[-1] not in (1, 3):
+        raise ConfigError(
+            f"features={name!r} needs images of 1 or 3 channels, but {data_name} has "
+            f"{dataset.entry}s of shape {tuple(dataset.shape)}"
+        )
+    if name == "inception":
+        path = Path(weights or cache_dir() / f"{inception.NAME}.safetensors")
+        choose(inception.RESIZES, resize, "resize")
+        try:
+            return features.load_inception(path, resize)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{error}. Without it there is features='cnn'.") from None
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    if dataset.num_classes is None:
+        raise ConfigError(
+            f"features='cnn' needs labelled data, and {data_name} has no classes: "
+            "take features='inception'"
+        )
+    short = re.sub(r"\W+", "_", data_name.partition(":")[2] or data_name).strip("_")
+    train, test = (
+        split and data.gather(split, np.arange(min(len(split), 60_000)))
+        for split in (dataset.train, dataset.test)
+    )
+    return features.train_feature_network(short, train, test, cache=cache_dir())
+
+
+def digest(source: data.Examples) -> str:
+    """12 digits of a hash of a split: its length and 256 of its images and labels."""
+    found = hashlib.sha256(str(len(source)).encode())
+    rows = np.unique(np.linspace(0, len(source) - 1, 256).astype(int))
+    for name, column in sorted(data.gather(source, rows).items()):
+        found.update(f"{name} {column.dtype} {column.shape}".encode())
+        found.update(np.ascontiguousarray(column).tobytes())
+    return found.hexdigest()[:12]
+
+
+def load_reference(
+    network: FeatureNetwork, source: data.Examples, cache: Path | None = None
+) -> Reference:
+    """The statistics of a split's features, computed once.
+
+    Args:
+        network: Of the features.
+        source: Images.
+        cache: By default `cache_dir`.
+    """
+    parts = network.name, network.hash, network.resize, digest(source), KEPT
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    path = (cache or cache_dir()) / f"{network.name}_reference_{key}.npz"
+    try:
+        with np.load(path) as file:
+            kept = Moments(int(file["count"]), file["mean"], file["scatter"])
+            return Reference(kept, file["features"], file.get("labels"), key)
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, EOFError):
+        pass  # There is none, or what there is cannot be read.
+    found, rows, labels = [], [], []
+    for start in range(0, len(source), CHUNK):
+        batch = data.gather(source, np.arange(start, min(start + CHUNK, len(source))))
+        x, _ = network(batch["image"])
+        found.append(moments(x))
+        if start < KEPT:
+            rows.append(x[: KEPT - start])
+            labels.append(batch.get("label", ())[: KEPT - start])
+    whole = merge(found)
+    arrays = {"features": np.concatenate(rows)}
+    if "label" in batch:
+        arrays["labels"] = np.concatenate(labels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **dataclasses.asdict(whole), **arrays)
+    partial.replace(path)
+    return Reference(whole, arrays["features"], arrays.get("labels"), key)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures samples of a data set by a network's features.
+
+    Attributes:
+        network: Of the features.
+        dataset: The real images.
+        split: "train" or "test": what samples are compared with.
+    """
+
+    network: FeatureNetwork
+    dataset: data.Dataset
+    split: str = "train"
+
+    @functools.cached_property
+    def reference(self) -> Reference:
+        """Of the split.
+
+        Raises:
+            ConfigError: If the data has no such split.
+        """
+        source = getattr(self.dataset, self.split)
+        if source is None:
+            raise ConfigError(f"the data has no {self.split} split to compare with")
+        return load_reference(self.network, source)
+
+    def check(self, samples: np.ndarray) -> None:
+        """Raises ConfigError unless the samples can be compared with the data."""
+        try:
+            features.check_images(samples)
+        except ValueError as error:
+            raise ConfigError(f"the samples cannot be compared: {error}") from None
+        if samples.shape[1:] != tuple(self.dataset.shape):
+            raise ConfigError(
+                f"samples of shape {samples.shape[1:]} cannot be compared with images "
+                f"of shape {tuple(self.dataset.shape)}"
+            )
+
+    def distance(self, samples: np.ndarray) -> float:
+        """The Frechet distance alone, of uint8 [N, H, W, C]."""
+        self.check(samples)
+        found = moments(self.network(samples)[0])
+        return distance_of_moments(found, self.reference.moments)
+
+    def measure(self, samples: np.ndarray) -> dict[str, dict[str, float]]:
+        """All that can be said of samples, uint8 [N, H, W, C]: results by name.
+
+        Distances bear the network's name. Precision, recall, density and coverage are
+        by five neighbours, of at most `KEPT` samples and real images.
+        """
+        self.check(samples)
+        x, probabilities = self.network(samples)
+        real, n = self.reference, len(x)
+        name = self.network.distance
+        values = {name: distance_of_moments(moments(x), real.moments)}
+        sizes = sorted({math.ceil(n * share) for share in np.linspace(0.1, 1, 15)})
+        if sizes[0] >= 2:
+            values[f"{name}_infinity"] = frechet_infinity(x, real.moments, sizes)
+        size = min(1000, n, len(real.features))
+        kernel = kernel_distance(x, real.features, subset_size=size)
+        kernel_name = "kid" if name == "fid" else name.replace("fd_", "kd_", 1)
+        some = min(n, KEPT, len(real.features))
+        if some > 5:
+            scores = prdc(real.features[:some], x[:some])
+            values |= scores._asdict()
+        if name == "fid":
+            values["inception_score"] = inception_score(probabilities, min(10, n)).mean
+        elif real.labels is not None:
+            coverage = class_coverage(probabilities.argmax(axis=1), real.labels)
+            values |= {"class_kl": coverage.kl, "missing_classes": coverage.missing}
+        results = {k: {"value": float(v), "examples": n} for k, v in values.items()}
+        results[kernel_name] = {
+            "value": kernel.value,
+            "variance": kernel.variance,
+            "examples": n,
+        }
+        return {f"samples/{k}": entry for k, entry in results.items()}
+
+    def protocol(self, num: int) -> dict[str, Any]:
+        """How `measure` compares `num` samples, with warnings if that is doubtful."""
+        doubts, dims = [], len(self.reference.moments.mean)
+        if num < MIN_SAMPLES:
+            doubts.append(
+                f"{num} samples are fewer than {MIN_SAMPLES}: distances are too large"
+            )
+        if num <= dims:
+            doubts.append(
+                f"the covariance of {num} samples in {dims} dimensions is singular"
+            )
+        return {
+            "network": self.network.name,
+            "network_hash": self.network.hash,
+            "network_accuracy": self.network.accuracy,
+            "resize": self.network.resize,
+            "reference_split": self.split,
+            "reference_num": self.reference.moments.count,
+            "reference_hash": self.reference.hash,
+            "warnings": doubts,
+        }

@@ -1,0 +1,181 @@
+"""Samples against kept statistics, by a random network, and by the command."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax import data, images
+from genjax.config import ConfigError, base_config
+from genjax.metrics import features
+from genjax.train import quality
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    options = base_config().data
+    options.name = "digits"
+    return data.load(options)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Random features, and logits that are the first ten pixels."""
+    w = 0.2 * np.random.default_rng(0).standard_normal((64, 12)).astype(np.float32)
+
+    def fn(params, pixels):
+        x = images.to_float(pixels).reshape(len(pixels), -1)
+        return jnp.tanh(x @ params["w"]), 20 * x[:, :10]
+
+    params = {"w": w}
+    return features.FeatureNetwork(
+        "random", features.fingerprint(params), "none", params, fn
+    )
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENJAX_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_reference_statistics_are_those_of_the_split(
+    digits, network, cache, monkeypatch
+):
+    """In chunks, against NumPy on all at once; no more rows are kept than asked."""
+    monkeypatch.setattr(quality, "CHUNK", 400)
+    monkeypatch.setattr(quality, "KEPT", 900)
+    found = quality.load_reference(network, digits.train)
+    columns = digits.train.columns
+    x = network(columns["image"])[0]
+    assert found.moments.count == len(x) == 1501
+    np.testing.assert_allclose(found.moments.mean, x.mean(0), atol=1e-5)
+    covariance = np.cov(np.float64(x), rowvar=False)
+    np.testing.assert_allclose(found.moments.covariance, covariance, atol=1e-6)
+    np.testing.assert_allclose(found.features, x[:900], atol=1e-5)
+    np.testing.assert_array_equal(found.labels, columns["label"][:900])
+
+
+def test_statistics_are_kept_under_a_hash_of_all_that_they_depend_on(
+    digits, network, cache, monkeypatch
+):
+    found = quality.load_reference(network, digits.test)
+    (path,) = cache.iterdir()
+    assert found.hash in path.name
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            features.FeatureNetwork, "__call__", lambda *_: pytest.fail("ran")
+        )
+        again = quality.load_reference(network, digits.test)
+        np.testing.assert_array_equal(again.moments.scatter, found.moments.scatter)
+        np.testing.assert_array_equal(again.labels, found.labels)
+    path.write_bytes(path.read_bytes()[:-500])
+    again = quality.load_reference(network, digits.test)
+    np.testing.assert_array_equal(again.features, found.features)
+    params = {"w": network.params["w"] + 1e-3}
+    other = features.FeatureNetwork(
+        "random", features.fingerprint(params), "none", params, network.fn
+    )
+    hashes = {found.hash, quality.load_reference(other, digits.test).hash}
+    hashes.add(quality.load_reference(network, digits.train).hash)
+    assert len(hashes) == len(list(cache.iterdir())) == 3
+
+
+def test_the_data_themselves_are_perfect_and_half_of_the_classes_are_not(
+    digits, network, cache
+):
+    judge = quality.Quality(network, digits)
+    train = digits.train.columns
+    found = {k: v["value"] for k, v in judge.measure(train["image"]).items()}
+    assert found["samples/fd_random"] == pytest.approx(0, abs=1e-6)
+    assert judge.distance(train["image"]) == pytest.approx(0, abs=1e-6)
+    assert found["samples/precision"] == found["samples/coverage"] == 1
+    assert abs(found["samples/kd_random"]) < 0.01
+    assert found["samples/fd_random_infinity"] < 0.1
+    bright = np.full((60, 8, 8, 1), 255, np.uint8)
+    bright[:, 0, 3] = np.arange(60)[:, None]
+    worse = {k: v["value"] for k, v in judge.measure(bright).items()}
+    assert worse["samples/fd_random"] > 1 and worse["samples/coverage"] == 0
+    # Of equal logits the first is read.
+    assert worse["samples/missing_classes"] == 9
+    doubts = judge.protocol(60)["warnings"]
+    assert len(doubts) == 1 and "fewer than 2048" in doubts[0]
+    assert "singular" in judge.protocol(12)["warnings"][1]
+    assert judge.protocol(2048)["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    "samples, words",
+    [
+        (np.zeros((5, 8, 8, 1)), "expected uint8 images"),
+        (np.zeros((5, 9, 8, 1), np.uint8), "cannot be compared with images"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(digits, network, samples, words):
+    with pytest.raises(ConfigError, match=words):
+        quality.Quality(network, digits).measure(samples)
+
+
+def test_networks_that_cannot_be_had_are_explained(digits, cache):
+    def make(name, dataset=digits, **options):
+        options = {"resize": "clean", **options}
+        return quality.make_network(name, dataset, "digits", **options)
+
+    with pytest.raises(ConfigError, match=r"SHA-256 6726825d.*features='cnn'"):
+        make("inception")
+    with pytest.raises(ConfigError, match="clean"):
+        make("inception", resize="cleam")
+    cache.mkdir()
+    (cache / "bad.safetensors").write_bytes(b"bad")
+    with pytest.raises(ConfigError, match=r"is no \.safetensors"):
+        make("inception", weights=str(cache / "bad.safetensors"))
+    points = data.load({"name": "synthetic:ring"})
+    with pytest.raises(ConfigError, match="needs images"):
+        make("cnn", points)
+    with pytest.raises(ConfigError, match="needs labelled data"):
+        make("cnn", dataclasses.replace(digits, num_classes=None))
+
+
+def test_the_command_says_how_it_measured(digits, cache, tmp_path, monkeypatch):
+    """By an untrained classifier, that it finds in the cache."""
+
+    def untrained(module, train):
+        first = images.to_float(jnp.asarray(train["image"][:1]))
+        variables = module.init(jax.random.key(0), first, train=False)
+        return jax.device_get(variables["params"])
+
+    monkeypatch.setattr(features, "_fit", untrained)
+    network = quality.make_network("cnn", digits, "digits", resize="clean")
+    run = tmp_path / "run"
+
+    def command(*words):
+        env = {**os.environ, "GENJAX_CACHE_DIR": str(cache)}
+        return subprocess.run(
+            [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env=env
+        )
+
+    done = command(
+        "train.py", "--config=configs/vae_digits.py:tiny", f"--workdir={run}"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    words = ["evaluate.py", f"--workdir={run}", "--num=16", "--features=cnn"]
+    done = command(*words)
+    assert done.returncode == 2 and "--num_samples" in done.stderr
+    done = command(*words, "--num_samples=40", "--reference=test")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "warning: 40 samples are fewer than 2048" in done.stderr
+    report = json.loads((run / "evaluation.json").read_text())
+    assert report["results"]["samples/fd_digits_cnn"]["examples"] == 40
+    protocol = report["protocol"]
+    assert protocol["network_hash"] == network.hash
+    assert (protocol["reference_split"], protocol["reference_num"]) == ("test", 296)
+    assert f"network_hash: {network.hash}" in done.stdout
