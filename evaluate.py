@@ -6,6 +6,12 @@ Prints the players' losses and, where the method has a likelihood, bits/dim and 
 with their parts; writes them with the protocol to <workdir>/evaluation.json. How the
 likelihood is estimated can be said: --likelihood.num_samples=500, for methods whose
 log_likelihood takes it.
+
+--num_samples and --features compare samples with real images. Two other questions are
+answered with <workdir>/<what>.json and a picture:
+  distortions  does the distance of --features see damage to --num test images?
+  neighbours   --num_samples beside the training images nearest to them, and whether
+               they are nearer than held-out images are (memorisation, 0.5 if not)
 """
 
 import argparse
@@ -22,6 +28,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--workdir", required=True, help="the run")
+    add("--what", choices=("model", "distortions", "neighbours"), default="model")
     add("--split", choices=("test", "train"), default="test")
     add("--num", type=int, help="first examples of the split (all)")
     add("--seed", type=int, default=0)
@@ -56,11 +63,14 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     add("--weights", default="", help="a .safetensors of the FID's network (cached)")
     add("--resize", default="clean", help="for it: clean, pytorch or tensorflow")
+    add("--foreign", metavar="NAME", help="data set to contaminate with, distorting")
     add("--reference", choices=("train", "test"), default="train", help="real images")
     args, rest = parser.parse_known_args()
     if args.num_samples < 0 or args.num_samples == 1:
         parser.error("--num_samples must be at least 2: one says nothing of a spread")
-    if args.features and not args.num_samples:
+    if args.what != "model" and not args.features:
+        parser.error(f"--what={args.what} asks for --features")
+    if args.features and args.what != "distortions" and not args.num_samples:
         parser.error("--features compares samples: say how many by --num_samples")
     return args, rest
 
@@ -72,7 +82,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     from genjax import data, methods
     from genjax.config import ConfigError, overrides
     from genjax.metrics.likelihood import in_bits_per_dim
-    from genjax.train import evaluation, quality, runtime, sampling
+    from genjax.train import evaluation, quality, runtime, sampling, studies
     from genjax.train.checkpoints import load_weights
     from genjax.train.sharding import all_devices
 
@@ -99,8 +109,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         seed=args.seed,
     )
     # What can be refused comes before what takes long.
-    measured = {}
-    judge = None
+    measured, judge = {}, None
     if args.num_samples:
         draw = sampling.make_draw(method, mesh, args.batch_size)
     if args.features and not jax.process_index():  # The first process judges alone.
@@ -112,12 +121,17 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
             resize=args.resize,
         )
         judge = quality.Quality(network, dataset, args.reference)
+    if args.what == "distortions":
+        other = args.foreign and evaluation.foreign(config, args.foreign, args.split)
+        if judge:
+            study = studies.distortions(judge, num=num, seed=args.seed, foreign=other)
+            write_study(args, study, judge.protocol(study.results["examples"]))
+        return
     if args.outliers:
         other = evaluation.foreign(config, args.outliers, args.split)
         measured |= evaluator.outliers(source, other, num, config.data.num_classes)
     if args.probe:
         measured |= evaluator.latents(dataset.train, source, args.probe, num)
-    measured |= evaluator.split(source, num)
     if args.num_samples:
         cond = sampling.make_cond(method, config, args.num_samples)
         drawn = draw(
@@ -128,6 +142,13 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
             cond=cond,
         )
         measured |= evaluation.of_samples(drawn, dataset)
+    if args.what == "neighbours":
+        if judge:
+            study = studies.neighbours(judge, drawn, num=10)
+            protocol = judge.protocol(args.num_samples) | {"step": weights.step}
+            write_study(args, study, protocol)
+        return
+    measured |= evaluator.split(source, num)
     if judge:
         measured |= judge.measure(drawn)
     dims = math.prod(config.data.shape)
@@ -163,6 +184,21 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     for doubt in protocol.get("warnings", ()):
         print(f"warning: {doubt}", file=sys.stderr)
     print(f"saved to {path}", file=sys.stderr)
+
+
+def write_study(args: argparse.Namespace, study, protocol: dict) -> None:
+    """<workdir>/<what>.json, the pictures, and the table on the screen."""
+    from genjax import images
+
+    folder = Path(args.workdir)
+    report = {"protocol": {"seed": args.seed, **protocol}, "results": study.results}
+    path = folder / f"{args.what}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    for name, picture in study.pictures.items():
+        images.save_png(folder / f"{name}.png", picture)
+    print("\n".join(study.lines))
+    print(", ".join(f"{name}: {value}" for name, value in report["protocol"].items()))
+    print(f"saved to {path} and .png", file=sys.stderr)
 
 
 if __name__ == "__main__":

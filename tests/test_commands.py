@@ -7,10 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import recipes
 from PIL import Image
+
+from genjax import data, images
+from genjax.metrics import features
+from genjax.train import quality
 
 ROOT = Path(__file__).parents[1]
 
@@ -162,6 +168,56 @@ def test_evaluation_reports_the_bound_and_its_protocol(workdir):
         total["value"] * 64 * np.log(2)
     )
     assert "bits_per_dim/nll" in done.stdout and "step: 2" in done.stdout
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """With an untrained classifier of the digits in it; its hash is in the names."""
+
+    def untrained(module, train):
+        first = images.to_float(jnp.asarray(train["image"][:1]))
+        variables = module.init(jax.random.key(0), first, train=False)
+        return jax.device_get(variables["params"])
+
+    monkeypatch.setenv("GENJAX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(features, "_fit", untrained)
+    digits = data.load({"name": "digits"})
+    quality.make_network("cnn", digits, "digits", resize="clean")
+    return tmp_path / "cache"
+
+
+def test_evaluation_by_features_says_how_it_measured(workdir, cache):
+    words = ["evaluate.py", f"--workdir={workdir}", "--num=16", "--features=cnn"]
+    done = command(*words, "--num_samples=40", "--reference=test")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "warning: 40 samples are fewer than 2048" in done.stderr
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert report["results"]["samples/fd_digits_cnn"]["examples"] == 40
+    protocol = report["protocol"]
+    assert (protocol["reference_split"], protocol["reference_num"]) == ("test", 296)
+    assert protocol["sampler"] and protocol["ema"] == ["denoiser"]
+    assert f"network_hash: {protocol['network_hash']}" in done.stdout
+    done = command(*words, "--what=distortions", "--reference=test")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((workdir / "distortions.json").read_text())
+    assert found["protocol"]["network_hash"] == protocol["network_hash"]
+    assert "| swirl |" in done.stdout and (workdir / "distortions.png").is_file()
+    # The network came from the cache, and the statistics went there.
+    assert sorted(path.suffix for path in cache.iterdir()) == [".npz", ".safetensors"]
+
+
+@pytest.mark.parametrize(
+    "flags, code, words",
+    [
+        (["--what=distortions"], 2, "asks for --features"),
+        (["--features=cnn"], 2, "say how many by --num_samples"),
+        (["--features=inception", "--num_samples=9"], 1, "SHA-256 6726825d"),
+    ],
+)
+def test_evaluation_errors_say_what_to_change(workdir, cache, flags, code, words):
+    done = command("evaluate.py", f"--workdir={workdir}", *flags)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert words in done.stderr
 
 
 def test_the_same_command_again_says_finished(workdir):

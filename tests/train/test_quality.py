@@ -1,13 +1,7 @@
-"""Samples against kept statistics, by a random network, and by the command."""
+"""Samples against kept statistics, by a random network."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,9 +9,7 @@ import pytest
 from genjax import data, images
 from genjax.config import ConfigError, base_config
 from genjax.metrics import features
-from genjax.train import quality
-
-ROOT = Path(__file__).parents[2]
+from genjax.train import quality, studies
 
 
 @pytest.fixture(scope="module")
@@ -145,37 +137,40 @@ def test_networks_that_cannot_be_had_are_explained(digits, cache):
         make("cnn", dataclasses.replace(digits, num_classes=None))
 
 
-def test_the_command_says_how_it_measured(digits, cache, tmp_path, monkeypatch):
-    """By an untrained classifier, that it finds in the cache."""
+def test_damage_is_seen_and_grows(digits, network, cache):
+    """Also contamination; a distance that sees nothing is called not monotone."""
+    judge = quality.Quality(network, digits)
+    foreign = data.load({"name": "synthetic:blobs"}).test
+    study = studies.distortions(judge, num=200, seed=0, foreign=foreign)
+    found = study.results["distortions"]
+    assert len(found) == 6 and study.results["examples"] == 200
+    for name, entry in found.items():
+        assert entry["monotone"], name
+        assert study.results["undamaged"] < entry["distances"][0]
+    assert len(study.lines) == 8 and "| swirl |" in "".join(study.lines)
+    assert {p.shape[-1] for p in study.pictures.values()} == {3}
 
-    def untrained(module, train):
-        first = images.to_float(jnp.asarray(train["image"][:1]))
-        variables = module.init(jax.random.key(0), first, train=False)
-        return jax.device_get(variables["params"])
+    def blind(params, pixels):
+        features, logits = network.fn(params, pixels)
+        return 0 * features + jnp.arange(12.0), logits
 
-    monkeypatch.setattr(features, "_fit", untrained)
-    network = quality.make_network("cnn", digits, "digits", resize="clean")
-    run = tmp_path / "run"
+    unseeing = dataclasses.replace(network, hash="blind", fn=blind)
+    study = studies.distortions(quality.Quality(unseeing, digits), num=200, seed=0)
+    assert len(study.results["distortions"]) == 5
+    assert not any(x["monotone"] for x in study.results["distortions"].values())
 
-    def command(*words):
-        env = {**os.environ, "GENJAX_CACHE_DIR": str(cache)}
-        return subprocess.run(
-            [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env=env
-        )
 
-    done = command(
-        "train.py", "--config=configs/vae_digits.py:tiny", f"--workdir={run}"
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    words = ["evaluate.py", f"--workdir={run}", "--num=16", "--features=cnn"]
-    done = command(*words)
-    assert done.returncode == 2 and "--num_samples" in done.stderr
-    done = command(*words, "--num_samples=40", "--reference=test")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "warning: 40 samples are fewer than 2048" in done.stderr
-    report = json.loads((run / "evaluation.json").read_text())
-    assert report["results"]["samples/fd_digits_cnn"]["examples"] == 40
-    protocol = report["protocol"]
-    assert protocol["network_hash"] == network.hash
-    assert (protocol["reference_split"], protocol["reference_num"]) == ("test", 296)
-    assert f"network_hash: {network.hash}" in done.stdout
+def test_copies_are_found_beside_what_they_copy(digits, network, cache):
+    train = digits.train.columns["image"]
+    judge = quality.Quality(network, digits)
+    study = studies.neighbours(judge, train[40:60], num=4)
+    assert study.results["memorisation_pixels"] == 1
+    assert study.results["memorisation_random"] == 1
+    fresh = studies.neighbours(judge, digits.test.columns["image"], num=4)
+    assert fresh.results["memorisation_pixels"] == pytest.approx(0.5)
+    # Rows of the picture: a sample, three neighbours in pixels and three in features.
+    height, width, _ = study.pictures["neighbours"].shape
+    assert height > 4 * 48 and width > 7 * 48
+    with pytest.raises(ConfigError, match="needs a test split"):
+        alone = dataclasses.replace(digits, test=None)
+        studies.neighbours(quality.Quality(network, alone), train[:9], num=4)
