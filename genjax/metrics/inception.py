@@ -4,9 +4,12 @@ It differs from the paper's network, and from newer weights: averages leave the 
 out, the last block takes a maximum instead, and there are 1008 classes. Features of any
 other Inception make another distance. The weights are not ours to ship:
 
-    pt_inception-2015-12-05-6726825d.pth, 95,628,359 bytes, SHA-256 6726825d0af5f729cebd
-    5821db510b11b1cfad8faad88a03f1befd49fb9129b2, from the releases ("fid_weights") of
-    github.com/mseitzer/pytorch-fid, converted once, with the extra "bench" for torch:
+    pt_inception-2015-12-05-6726825d.pth, 95,628,359 bytes, of SHA-256
+    6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2,
+    from the release "fid_weights" of github.com/mseitzer/pytorch-fid
+
+This converts them, with torch (the extra "bench"); the result belongs in the cache
+folder, ~/.cache/genjax on Linux, or is named by --weights:
 
     python -m genjax.metrics.inception pt_inception-2015-12-05-6726825d.pth
 
@@ -379,7 +382,9 @@ def convert(path: Path) -> Path:
 
 def main() -> None:
     """The command that converts."""
-    parser = argparse.ArgumentParser(description=convert.__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", type=Path, help=f"{NAME}.pth")
     target = convert(parser.parse_args().path)
     print(f"wrote {target}")
