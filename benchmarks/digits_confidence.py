@@ -31,7 +31,7 @@ def main() -> None:
     options = base_config().data
     options.name = args.data
     dataset = data.load(options)
-    network = quality.make_network("cnn", dataset, args.data, resize="clean")
+    network = quality.make_network("cnn", dataset, args.data)
     real = network(dataset.test.columns["image"])[1]
     report = {
         "network_hash": network.hash,

@@ -70,6 +70,7 @@ def base_config(variant: str = "") -> ConfigDict:
     config.eval_every = 0  # Steps between evaluations on the test split; 0 makes none.
     config.eval_examples = 1024  # Test examples that one such evaluation reads.
     config.eval_samples = 0  # Samples drawn at each evaluation to measure; 0: none.
+    config.eval_features = ""  # Also by these features: "cnn" or "inception".
     config.max_bad_steps = 10  # Non-finite steps in a row that end the run.
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # Steps between checkpoints.

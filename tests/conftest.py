@@ -28,3 +28,21 @@ def tfds_data_dir() -> str:
         if all(Path(root, name).is_dir() for name in needed):
             return root
     pytest.skip(f"TFDS_DATA_DIR does not name a folder that holds {', '.join(needed)}")
+
+
+@pytest.fixture
+def untrained_classifier(tmp_path, monkeypatch) -> Path:
+    """A cache folder of its own, and classifiers of features that are not trained."""
+    import jax
+
+    from genjax import images
+    from genjax.metrics import features
+
+    def untrained(module, train):
+        first = images.to_float(jax.numpy.asarray(train["image"][:1]))
+        variables = module.init(jax.random.key(0), first, train=False)
+        return jax.device_get(variables["params"])
+
+    monkeypatch.setattr(features, "_fit", untrained)
+    monkeypatch.setenv("GENJAX_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -7,15 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import recipes
 from PIL import Image
 
-from genjax import data, images
-from genjax.metrics import features
+from genjax import data
 from genjax.train import quality
 
 ROOT = Path(__file__).parents[1]
@@ -171,19 +168,10 @@ def test_evaluation_reports_the_bound_and_its_protocol(workdir):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """With an untrained classifier of the digits in it; its hash is in the names."""
-
-    def untrained(module, train):
-        first = images.to_float(jnp.asarray(train["image"][:1]))
-        variables = module.init(jax.random.key(0), first, train=False)
-        return jax.device_get(variables["params"])
-
-    monkeypatch.setenv("GENJAX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(features, "_fit", untrained)
-    digits = data.load({"name": "digits"})
-    quality.make_network("cnn", digits, "digits", resize="clean")
-    return tmp_path / "cache"
+def cache(untrained_classifier) -> Path:
+    """With a classifier of the digits in it."""
+    quality.make_network("cnn", data.load({"name": "digits"}), "digits")
+    return untrained_classifier
 
 
 def test_evaluation_by_features_says_how_it_measured(workdir, cache):

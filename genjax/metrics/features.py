@@ -7,6 +7,7 @@ FID; a classifier trained on the data themselves makes fd_<data>_cnn.
 import functools
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,7 +219,7 @@ def train_feature_network(
         metadata["accuracy"] = str(accuracy)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         save_file(traverse_util.flatten_dict(params, sep="."), partial, metadata)
         partial.replace(path)
     return FeatureNetwork(network.name, network.hash, "none", params, fn, accuracy)

@@ -17,6 +17,7 @@ from genjax.config import ConfigError, check_arguments
 from genjax.metrics.frechet import distance_of_samples, pixel_distance
 from genjax.metrics.modes import mode_coverage
 from genjax.metrics.representation import active_units, linear_probe, outlier_auroc
+from genjax.train.quality import Quality
 from genjax.train.sharding import replicated, split, to_global
 from genjax.types import Method, ModelState, Params
 
@@ -103,12 +104,15 @@ def check_likelihood(method: Method, options: Mapping[str, Any]) -> None:
     check_arguments(fn, options, *[None] * 4, where="config.likelihood")
 
 
-def sample_measures(dataset: data.Dataset) -> dict[str, Callable[..., float]]:
+def sample_measures(
+    dataset: data.Dataset, judge: Quality | None = None
+) -> dict[str, Callable[..., float]]:
     """What can be measured of samples of such data: {name: samples -> number}.
 
     For a Gaussian mixture "modes" and "good_share"; for other points and for images
     "frechet", the distance in their coordinates or in pixels to the first 10,000 test
-    examples, or training examples where none are held out (`metrics.frechet`).
+    examples, or training examples where none are held out (`metrics.frechet`). With a
+    judge also its distance, such as "fid".
     """
     density = dataset.density
     if isinstance(density, data.synthetic.GaussianMixture):
@@ -127,14 +131,18 @@ def sample_measures(dataset: data.Dataset) -> dict[str, Callable[..., float]]:
             return distance_of_samples(samples, real["point"])
         return pixel_distance(samples, real["image"])
 
-    return {"frechet": frechet}
+    if judge is None:
+        return {"frechet": frechet}
+    return {"frechet": frechet, judge.network.distance: judge.distance}
 
 
-def of_samples(samples: np.ndarray, dataset: data.Dataset) -> Results:
+def of_samples(
+    samples: np.ndarray, dataset: data.Dataset, judge: Quality | None = None
+) -> Results:
     """What `sample_measures` gives, as results."""
     return {
         f"samples/{name}": {"value": float(fn(samples)), "examples": len(samples)}
-        for name, fn in sample_measures(dataset).items()
+        for name, fn in sample_measures(dataset, judge).items()
     }
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from genjax.config import ConfigError, nearest
-from genjax.train import evaluation, sharding
+from genjax.train import evaluation, quality, sharding
 from genjax.train.checkpoints import Checkpoints
 from genjax.train.phases import Phase, abstract_state, build, example, start_state
 from genjax.train.sampling import make_cond, make_draw
@@ -141,6 +141,7 @@ def check_evaluation(phase: Phase) -> None:
             "config.eval_samples must be 0, or at least 2 with a method that samples: "
             f"got {config.eval_samples} with {config.method!r}"
         )
+    judge = quality.from_config(config, dataset)
     best, names = config.checkpoint.best_metric, []
     if not best:
         return
@@ -150,7 +151,7 @@ def check_evaluation(phase: Phase) -> None:
         shapes = jax.eval_shape(losses, state.params, state.model_state, batch, key)
         names += [f"test/{name}" for name in shapes]
     if on_samples:
-        names += [f"samples/{n}" for n in evaluation.sample_measures(dataset)]
+        names += [f"samples/{n}" for n in evaluation.sample_measures(dataset, judge)]
     if best not in names:
         raise ConfigError(
             f"config.checkpoint.best_metric={best!r} is not measured"
@@ -167,6 +168,7 @@ class Runner:
         self.phase, self.checkpoints, self.writer = phase, checkpoints, writer
         self.config = phase.config
         self.draw = self.losses = None
+        self.judge = quality.from_config(phase.config, phase.dataset)
         self.finite = jax.jit(all_finite)
         self.bad: list[tuple[int, np.ndarray]] = []  # Bad steps in a row, and examples.
         self.bad_before = 0  # Such steps before the run was resumed.
@@ -316,7 +318,7 @@ class Runner:
                 metrics[f"test/{name}"] = evaluation.summary(*entry)["value"]
         if config.eval_samples:
             samples = self.samples(state, config.eval_samples)
-            found = evaluation.of_samples(samples, self.phase.dataset)
+            found = evaluation.of_samples(samples, self.phase.dataset, self.judge)
             metrics |= {name: entry["value"] for name, entry in found.items()}
         self.writer.scalars(step, metrics)
         return metrics

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import platformdirs
+from ml_collections import ConfigDict
 
 from genjax import data
 from genjax.config import ConfigError, choose
@@ -61,7 +62,12 @@ class Reference:
 
 
 def make_network(
-    name: str, dataset: data.Dataset, data_name: str, *, weights: str = "", resize: str
+    name: str,
+    dataset: data.Dataset,
+    data_name: str,
+    *,
+    weights: str = "",
+    resize: str = "clean",
 ) -> FeatureNetwork:
     """The network that a command or a config asks for, trained if it must be.
 
@@ -145,11 +151,28 @@ def load_reference(
     if "label" in batch:
         arrays["labels"] = np.concatenate(labels)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     with open(partial, "wb") as file:
         np.savez(file, **dataclasses.asdict(whole), **arrays)
     partial.replace(path)
     return Reference(whole, arrays["features"], arrays.get("labels"), key)
+
+
+def from_config(config: ConfigDict, dataset: data.Dataset) -> "Quality | None":
+    """What judges samples in training, by config.eval_features; None without.
+
+    Raises:
+        ConfigError: See `make_network`; also for features without samples.
+    """
+    name = config.eval_features
+    if not name:
+        return None
+    if not (config.eval_every and config.eval_samples):
+        raise ConfigError(
+            f"config.eval_features={name!r} needs config.eval_every and "
+            f"config.eval_samples, got {config.eval_every} and {config.eval_samples}"
+        )
+    return Quality(make_network(name, dataset, config.data.name), dataset)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from configs.ddpm_digits import get_config
 from genjax import data, methods
 from genjax.config import ConfigError
 from genjax.metrics.frechet import pixel_distance
-from genjax.train import checkpoints, evaluation, loop, phases
+from genjax.train import checkpoints, evaluation, loop, phases, quality
 from genjax.types import Player
 
 
@@ -375,6 +375,25 @@ def test_the_best_checkpoint_can_be_that_of_the_best_samples(config, tmp_path):
     assert pixel_distance(drawn, real) == pytest.approx(found[best.step], rel=1e-3)
 
 
+def test_the_best_can_be_chosen_by_features(config, tmp_path, untrained_classifier):
+    """Those of a classifier of the data, beside the distance in pixels."""
+    config.update(num_steps=2, eval_every=1, eval_samples=20, eval_features="cnn")
+    config.checkpoint.best_metric = "samples/fd_digits_cnn"
+    loop.train(config, tmp_path / "run")
+    found = {x["step"]: x for x in lines(tmp_path / "run") if "samples/frechet" in x}
+    best = checkpoints.load_weights(tmp_path / "run", "best").step
+    assert best == min(found, key=lambda s: found[s]["samples/fd_digits_cnn"])
+    dataset = data.load(config.data)
+    judge = quality.from_config(config, dataset)
+    weights = checkpoints.load_weights(tmp_path / "run", 2)
+    (phase,) = phases.build(config)
+    draw = loop.make_draw(phase.method, phase.mesh, 20)
+    cond = loop.make_cond(phase.method, phase.config, 20)
+    drawn = draw(weights.averaged(), {}, seed=config.seed, num=20, cond=cond)
+    expected = judge.measure(drawn)["samples/fd_digits_cnn"]["value"]
+    assert found[2]["samples/fd_digits_cnn"] == pytest.approx(expected, rel=1e-3)
+
+
 def test_samples_to_measure_must_be_two(config, tmp_path):
     config.update(eval_every=2, eval_samples=1)
     with pytest.raises(ConfigError, match="at least 2"):
@@ -441,6 +460,11 @@ def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
         ({"model.network.scale_shift": "no"}, "must be True or False, got 'no'"),
         ({"eval_every": 1, "eval_examples": 0}, "eval_examples must be at least 1"),
         ({"log_every": 0}, "config.log_every must be at least 1, got 0"),
+        ({"eval_features": "cnn"}, "needs config.eval_every and config.eval_samples"),
+        (
+            {"eval_features": "cnm", "eval_every": 1, "eval_samples": 9},
+            "did you mean 'cnn'",
+        ),
         ({"checkpoint.best_mode": "mim"}, "did you mean 'min'"),
         ({"ema.decay": 1.5}, "at most 1"),
         ({"optimizers.denoiser": {"name": "adam"}}, "learning_rate"),
