@@ -32,9 +32,8 @@ from genjax.metrics.neighbours import prdc
 NETWORKS = ("cnn", "inception")
 KEPT = 10_000  # Examples whose features are kept, for measures by neighbours.
 CHUNK = 1000  # Images in memory at once.
-MIN_SAMPLES = (
-    2048  # Fewer are marked: the distance is mostly the bias of small samples.
-)
+MIN_SAMPLES = 2048  # Of fewer, the distance is in good part the bias of small samples.
+TRAINED_ON = 60_000  # Examples, evenly spaced, that a classifier is trained on at most.
 
 
 def cache_dir() -> Path:
@@ -52,7 +51,7 @@ class Reference:
         moments: Of all of them.
         features: Of the first `KEPT`, float32 [M, D].
         labels: Of the same, int [M]; None without classes.
-        hash: Of what they were made from, as `reference_key` has it.
+        hash: Of the network, its resizing and the images.
     """
 
     moments: Moments
@@ -101,19 +100,24 @@ def make_network(
             f"features='cnn' needs labelled data, and {data_name} has no classes: "
             "take features='inception'"
         )
-    short = re.sub(r"\W+", "_", data_name.partition(":")[2] or data_name).strip("_")
+    short = re.sub(r"\W+", "_", re.split("[:/]", data_name.rstrip("/"))[-1])
     train, test = (
-        split and data.gather(split, np.arange(min(len(split), 60_000)))
+        split and data.gather(split, spaced(len(split), TRAINED_ON))
         for split in (dataset.train, dataset.test)
     )
     return features.train_feature_network(short, train, test, cache=cache_dir())
 
 
+def spaced(length: int, num: int) -> np.ndarray:
+    """At most `num` places of `length`, evenly spaced from the first to the last."""
+    return np.linspace(0, length - 1, min(length, num)).astype(int)
+
+
 def digest(source: data.Examples) -> str:
     """12 digits of a hash of a split: its length and 256 of its images and labels."""
     found = hashlib.sha256(str(len(source)).encode())
-    rows = np.unique(np.linspace(0, len(source) - 1, 256).astype(int))
-    for name, column in sorted(data.gather(source, rows).items()):
+    examples = data.gather(source, spaced(len(source), 256))
+    for name, column in sorted(examples.items()):
         found.update(f"{name} {column.dtype} {column.shape}".encode())
         found.update(np.ascontiguousarray(column).tobytes())
     return found.hexdigest()[:12]

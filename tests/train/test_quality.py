@@ -174,3 +174,20 @@ def test_copies_are_found_beside_what_they_copy(digits, network, cache):
     with pytest.raises(ConfigError, match="needs a test split"):
         alone = dataclasses.replace(digits, test=None)
         studies.neighbours(quality.Quality(network, alone), train[:9], num=4)
+
+
+def test_places_are_evenly_spaced():
+    """All, or from the first to the last: 0, 2.25, 4.5, 6.75, 9, rounded down."""
+    np.testing.assert_array_equal(quality.spaced(10, 60), np.arange(10))
+    np.testing.assert_array_equal(quality.spaced(10, 5), [0, 2, 4, 6, 9])
+    np.testing.assert_array_equal(quality.spaced(60_000, 60_000), np.arange(60_000))
+
+
+@pytest.mark.parametrize(
+    "name, distance",
+    [("tfds:mnist", "fd_mnist_cnn"), ("folder:/a b/my cats/", "fd_my_cats_cnn")],
+)
+def test_a_classifier_bears_the_name_of_the_data(
+    digits, untrained_classifier, name, distance
+):
+    assert quality.make_network("cnn", digits, name).distance == distance
