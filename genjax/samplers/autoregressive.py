@@ -40,6 +40,33 @@ class Steps(NamedTuple):
     row_fn: Callable[[Any, Array, Array], Any] = lambda cache, row, above: cache
 
 
+def per_image(
+    cache: Any,
+    step_fn: Callable[[Any, Position, Array], tuple[Array, Any]],
+    row_fn: Callable[[Any, Array, Array], Any] | None = None,
+) -> Steps:
+    """The steps of all images from those of one.
+
+    Args:
+        cache: What each image starts from, with a leading axis of N.
+        step_fn: (own cache, position, last [C]) -> (parameters [P], own cache).
+        row_fn: (own cache, row, above [W, C]) -> own cache.
+    """
+
+    def steps(cache: Any, position: Position, last: Array) -> tuple[Array, Any]:
+        return jax.vmap(lambda own, pixel: step_fn(own, position, pixel))(cache, last)
+
+    def rows(cache: Any, row: Array, above: Array) -> Any:
+        return jax.vmap(lambda own, pixels: row_fn(own, row, pixels))(cache, above)
+
+    return Steps(cache, steps) if row_fn is None else Steps(cache, steps, rows)
+
+
+def copies(cache: Any, num: int) -> Any:
+    """One image's cache for each of `num` images."""
+    return jax.tree.map(lambda x: jnp.tile(x, (num, *[1] * x.ndim)), cache)
+
+
 def sample(
     steps: Steps,
     draw_fn: Callable[[Array, Array], tuple[Array, Array]],

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.methods.autoregressive._pixels import Head, StepsFn
 from genjax.networks.transformer import PATTERNS, Pattern, Transformer
-from genjax.samplers.autoregressive import Steps
+from genjax.samplers.autoregressive import Steps, copies, per_image
 
 
 def make_network(
@@ -110,17 +109,12 @@ def cached_steps(module: Transformer, head: Head) -> StepsFn:
     """The sampler's steps, which keep the keys and values of all positions before."""
 
     def steps_fn(params: Any, num: int, label: None, keys: Array) -> Steps:
-        def step_fn(cache, position, last):
-            def one(own, value):
-                return module.apply(
-                    {"params": params}, own, position.column, value, method="step"
-                )
+        def step_fn(own, position, last):
+            value = head.floats(last)
+            return module.apply(
+                {"params": params}, own, position.column, value, method="step"
+            )
 
-            return jax.vmap(one)(cache, head.floats(last))
-
-        cache = jax.tree.map(
-            lambda v: jnp.tile(v, (num, *[1] * v.ndim)), module.start()
-        )
-        return Steps(cache, step_fn)
+        return per_image(copies(module.start(), num), step_fn)
 
     return steps_fn

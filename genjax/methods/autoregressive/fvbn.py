@@ -18,7 +18,7 @@ from genjax.methods.autoregressive._pixels import Head, PixelModel, make_head
 from genjax.methods.autoregressive._sequence import Unlabelled
 from genjax.networks.layers import ACTIVATIONS
 from genjax.networks.made import MADE, ORDERS, ranks
-from genjax.samplers.autoregressive import Steps
+from genjax.samplers.autoregressive import Steps, copies, per_image
 from genjax.types import Method
 
 
@@ -123,18 +123,14 @@ def make_steps_fn(module: MADE, head: Head):
         def apply(*args, method):
             return module.apply({"params": params}, *args, method=method)
 
-        def step_fn(cache, position, last):
-            return jax.vmap(
-                lambda own, x: apply(own, position.column, x, method="step")
-            )(cache, head.floats(last))
+        def step_fn(own, position, last):
+            return apply(own, position.column, head.floats(last), method="step")
 
         if module.num_masks == 1:
-            one = apply(method="start")
-            cache = jax.tree.map(lambda v: jnp.tile(v, (num, *[1] * v.ndim)), one)
-        else:
-            masks = mask_of(module, keys)
-            cache = jax.vmap(lambda mask: apply(mask, method="start"))(masks)
-        return Steps(cache, step_fn)
+            return per_image(copies(apply(method="start"), num), step_fn)
+        masks = mask_of(module, keys)
+        cache = jax.vmap(lambda mask: apply(mask, method="start"))(masks)
+        return per_image(cache, step_fn)
 
     return steps_fn
 

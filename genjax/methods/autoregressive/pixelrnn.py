@@ -6,7 +6,6 @@ van den Oord et al., Pixel Recurrent Neural Networks, arXiv:1601.06759.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.methods.autoregressive._pixels import Head, PixelModel, make_head
 from genjax.methods.autoregressive._sequence import Unlabelled
 from genjax.networks.pixelrnn import LAYERS, PixelRNN
-from genjax.samplers.autoregressive import Steps
+from genjax.samplers.autoregressive import Steps, copies, per_image
 from genjax.types import Method
 
 
@@ -67,20 +66,13 @@ def make_steps_fn(module: PixelRNN, head: Head) -> Callable[..., Steps]:
         def apply(*args, method):
             return module.apply({"params": params}, *args, method=method)
 
-        def row_fn(cache, row, above):
-            def one(own, pixels):
-                return apply(own, row, pixels, method="next_row")
+        def row_fn(own, row, above):
+            return apply(own, row, head.floats(above), method="next_row")
 
-            return jax.vmap(one)(cache, head.floats(above))
+        def step_fn(own, position, last):
+            place = position.column, position.part
+            return apply(own, *place, head.floats(last), method="step")
 
-        def step_fn(cache, position, last):
-            def one(own, pixel):
-                return apply(own, position.column, position.part, pixel, method="step")
-
-            return jax.vmap(one)(cache, head.floats(last))
-
-        one = module.start(head.shape[1])
-        cache = jax.tree.map(lambda v: jnp.tile(v, (num, *[1] * v.ndim)), one)
-        return Steps(cache, step_fn, row_fn)
+        return per_image(copies(module.start(head.shape[1]), num), step_fn, row_fn)
 
     return steps_fn
