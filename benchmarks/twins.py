@@ -89,9 +89,11 @@ def dcgan(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]
 
     model = config.model
     latent = model.latent_features
-    generator, discriminator = _dcgan(
-        model.features, latent, model.levels, critic=False
+    wide, narrow = (
+        _dcgan(features, latent, model.levels, critic=False)
+        for features in (model.generator_features, model.features)
     )
+    generator, discriminator = wide[0], narrow[1]
     for_g, for_d = (
         torch.optim.Adam(
             net.parameters(), config.optimizers[name].learning_rate, betas=(0.5, 0.999)

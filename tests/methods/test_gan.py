@@ -271,6 +271,16 @@ def test_a_game_with_labels_gives_them_to_both_networks():
     np.testing.assert_allclose(loss, z[:, 0].mean() + 9 * 3.5, rtol=1e-5)
 
 
+def test_a_dcgan_generator_can_be_wider_than_the_discriminator():
+    """Widths of the last and of the first hidden level; alike where none is given."""
+    for fields, wide in (({}, 8), ({"generator_features": 24}, 24)):
+        method = made("dcgan_digits", (8, 8, 1), features=8, **fields)
+        batch = {"image": np.zeros((2, 8, 8, 1), np.uint8)}
+        params, _ = jax.eval_shape(method.init, KEY, batch)
+        assert params["generator"]["out"]["kernel"].shape[-1] == wide
+        assert params["discriminator"]["conv_0"]["kernel"].shape[-1] == 8
+
+
 @pytest.mark.parametrize(
     "name, shape, fields, message",
     [
@@ -279,6 +289,7 @@ def test_a_game_with_labels_gives_them_to_both_networks():
         ("wgan_mnist", (28, 28, 1), {"critic__out_bias": True}, "leave"),
         ("dcgan_digits", (8, 8, 1), {"latent_features": 0}, "whole number"),
         ("dcgan_digits", (8, 8, 1), {"feature": 8}, "did you mean 'features'"),
+        ("dcgan_digits", (8, 8, 1), {"generator_features": 0}, "whole number"),
         ("dcgan_digits", (9, 9, 1), {}, "even sides"),
         ("dcgan_digits", (8, 8, 1), {"instance_noise": -1}, "at least 0"),
         ("dcgan_digits", (8, 8, 1), {"label_smoothing": 1}, r"in \[0, 1\)"),

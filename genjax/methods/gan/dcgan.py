@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, call
+from genjax.config import ConfigError, call, check_count
 from genjax.losses import adversarial
 from genjax.methods.gan._game import make_game
 from genjax.types import Method
@@ -23,6 +23,7 @@ def dcgan(
     config: ConfigDict,
     *,
     features: int = 64,
+    generator_features: int | None = None,
     levels: int | None = None,
     latent_features: int = 100,
     prior: str = "uniform",
@@ -34,6 +35,8 @@ def dcgan(
     Args:
         config: Resolved; the data must be images.
         features: Of the generator's last and the discriminator's first hidden level.
+        generator_features: Of the former, where that is not the same: the paper's
+            Fig. 1 has 128.
         levels: Times that an image is halved; None while its sides are even and the
             halves at least 4.
         latent_features: Width of the latents.
@@ -43,6 +46,10 @@ def dcgan(
             in training (arXiv:1610.04490): without it, real pixels that are exactly
             -1 or 1 give themselves away.
     """
+    check_count("config.model.features", features)
+    if generator_features is None:
+        generator_features = features
+    check_count("config.model.generator_features", generator_features)
     if not 0 <= label_smoothing < 1:
         raise ConfigError(
             f"config.model.label_smoothing must be in [0, 1), got {label_smoothing}"
@@ -56,7 +63,11 @@ def dcgan(
     )
     game = make_game(
         config,
-        generator=dict(name="dcgan", features=features, levels=levels),
+        generator=dict(
+            name="dcgan",
+            features=generator_features,
+            levels=levels,
+        ),
         discriminator=dict(name="dcgan", features=features, levels=levels),
         latent_features=latent_features,
         prior=prior,
