@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "gan.dcgan"
-    config.num_steps = 12_000
+    config.num_steps = 10_000
     config.data.update(name="tfds:mnist", batch_size=64)
     config.model = dict(
         features=32,
