@@ -54,12 +54,12 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         type=int,
         default=0,
         metavar="N",
-        help="also draw N and compare them with the data, in pixels, and",
+        help="also draw N and compare them with the data, in pixels",
     )
     add(
         "--features",
         choices=("cnn", "inception"),
-        help="by features, of a classifier of the data or the FID's network",
+        help="also by features, of a classifier of the data or of the FID's network",
     )
     add("--weights", default="", help="a .safetensors of the FID's network (cached)")
     add("--resize", default="clean", help="for it: clean, pytorch or tensorflow")
@@ -125,7 +125,8 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         other = args.foreign and evaluation.foreign(config, args.foreign, args.split)
         if judge:
             study = studies.distortions(judge, num=num, seed=args.seed, foreign=other)
-            write_study(args, study, judge.protocol(study.results["examples"]))
+            protocol = judge.protocol(study.results["examples"])
+            write_study(args, study, {"data": config.data.name, **protocol})
         return
     if args.outliers:
         other = evaluation.foreign(config, args.outliers, args.split)
@@ -146,7 +147,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         if judge:
             study = studies.neighbours(judge, drawn, num=10)
             protocol = judge.protocol(args.num_samples) | {"step": weights.step}
-            write_study(args, study, protocol)
+            write_study(args, study, {"data": config.data.name, **protocol})
         return
     measured |= evaluator.split(source, num)
     if judge:

@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 from jax import Array
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from genjax import images
@@ -202,27 +202,34 @@ def train_feature_network(
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         path = cache / f"{name}_cnn_{digest.hexdigest()[:12]}.safetensors"
-    if path is not None and path.is_file():
-        params = traverse_util.unflatten_dict(load_file(path), sep=".")
-        with safe_open(path, "numpy") as file:
-            accuracy = (file.metadata() or {}).get("accuracy")
-        accuracy = None if accuracy is None else float(accuracy)
-        return FeatureNetwork(
-            f"{name}_cnn", fingerprint(params), "none", params, fn, accuracy
-        )
-    params = _fit(module, train)
-    network = FeatureNetwork(f"{name}_cnn", fingerprint(params), "none", params, fn)
-    accuracy, metadata = None, {}
+    found = path and _cached(path)
+    params, accuracy = found or (_fit(module, train), None)
+    network = FeatureNetwork(
+        f"{name}_cnn", fingerprint(params), "none", params, fn, accuracy
+    )
+    if found:
+        return network
     if test is not None:
         predicted = network(test["image"])[1].argmax(axis=1)
         accuracy = float((predicted == test["label"]).mean())
-        metadata["accuracy"] = str(accuracy)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
+        metadata = {} if accuracy is None else {"accuracy": str(accuracy)}
         save_file(traverse_util.flatten_dict(params, sep="."), partial, metadata)
         partial.replace(path)
-    return FeatureNetwork(network.name, network.hash, "none", params, fn, accuracy)
+    return replace(network, accuracy=accuracy)
+
+
+def _cached(path: Path) -> tuple[Params, float | None] | None:
+    """Weights and accuracy from the cache, or None if they cannot be read."""
+    try:
+        params = traverse_util.unflatten_dict(load_file(path), sep=".")
+        with safe_open(path, "numpy") as file:
+            accuracy = (file.metadata() or {}).get("accuracy")
+    except (FileNotFoundError, SafetensorError):
+        return None
+    return params, None if accuracy is None else float(accuracy)
 
 
 def _fit(module: Classifier, train: Mapping[str, np.ndarray]) -> Params:

@@ -20,6 +20,7 @@ References:
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -330,7 +331,8 @@ def from_torch(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if name not in weights:
             raise ValueError(f"expected weights named {name!r} and found none")
         array = np.asarray(weights[name], np.float32)
-        array = array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim])
+        if array.ndim > 1:  # [O, I, ...] to [..., I, O].
+            array = np.moveaxis(array, (1, 0), (-2, -1))
         if array.shape != shape.shape:
             raise ValueError(
                 f"expected {name} to make {shape.shape}, found {array.shape}"
@@ -386,7 +388,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("path", type=Path, help=f"{NAME}.pth")
-    target = convert(parser.parse_args().path)
+    try:
+        target = convert(parser.parse_args().path)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
     print(f"wrote {target}")
 
 

@@ -67,6 +67,9 @@ def test_the_cache_is_found_by_data_and_recipe(network, digits, monkeypatch):
     other = {**digits[0], "label": digits[0]["label"][::-1]}
     with pytest.raises(pytest.fail.Exception, match="trained anew"):
         features.train_feature_network("digits", other, cache=cache)
+    path.write_bytes(path.read_bytes()[:1000])  # Not to be read: trained anew.
+    with pytest.raises(pytest.fail.Exception, match="trained anew"):
+        features.train_feature_network("digits", *digits, cache=cache)
 
 
 def test_a_fingerprint_sees_names_shapes_and_values():

@@ -96,6 +96,8 @@ def test_weights_of_another_network_are_refused():
     weights = random_weights(torch_shapes())
     with pytest.raises(ValueError, match=r"expected fc\.weight to make \(2048, 1008\)"):
         inception.from_torch({**weights, "fc.weight": np.zeros((1000, 2048))})
+    with pytest.raises(ValueError, match=r"found \(3, 2, 1\)"):
+        inception.from_torch({**weights, "fc.weight": np.zeros((1, 2, 3))})
     del weights["Mixed_7c.branch1x1.conv.weight"]
     with pytest.raises(ValueError, match=r"named 'Mixed_7c\.branch1x1\.conv\.weight'"):
         inception.from_torch(weights)
