@@ -13,7 +13,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "flow.ffjord"
-    config.num_steps = 3000
+    config.num_steps = 1200
     config.data.update(name="synthetic:checkerboard", batch_size=256)
     config.model = dict(
         network=dict(name="mlp", features=(64, 64, 64), activation="tanh"),
@@ -24,9 +24,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizers = dict(
         flow=dict(name="adam", learning_rate=3e-3, schedule="cosine", clip_norm=10.0)
     )
-    config.log_every, config.sample_every, config.eval_every = 100, 1000, 1000
+    config.log_every, config.sample_every, config.eval_every = 100, 600, 600
     config.eval_examples, config.num_samples = 4000, 1000
-    config.checkpoint.every = 1000
+    config.checkpoint.every = 600
     if variant == "tiny":
         config.num_steps, config.data.batch_size = 2, 8
         config.model.network.features = (8,)

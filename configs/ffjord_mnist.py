@@ -15,8 +15,8 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "flow.ffjord"
-    config.num_steps = 1500
-    config.data.update(name="tfds:mnist", batch_size=64)
+    config.num_steps = 1000
+    config.data.update(name="tfds:mnist", batch_size=32)
     config.model = dict(
         network=dict(name="plain", features=(32, 32)),
         num_blocks=(0, 1, 1),
@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     )
     config.ema.update(networks=("flow",), decay=0.998)
-    config.sample_every, config.eval_every = 1000, 500
+    config.sample_every, config.eval_every = 500, 250
     config.eval_examples = 1000
     if variant == "tiny":
         config.num_steps, config.data.batch_size = 2, 8

@@ -16,9 +16,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.name = "tfds:mnist"
     if variant == "tiny":
         return config
-    config.num_steps = 6000
-    config.data.batch_size = 64
-    config.model.network.update(multipliers=(1, 2, 2), attention_resolutions=(7,))
+    config.num_steps = 5000
+    config.data.batch_size = 32
+    config.model.network.update(
+        features=16, multipliers=(1, 2, 4), attention_resolutions=(7,)
+    )
     config.model.update(sigma_max=30.0, num_levels=60)
     config.sample_every = 2000
     config.checkpoint.every = 2000

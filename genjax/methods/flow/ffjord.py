@@ -24,7 +24,7 @@ from genjax.methods.flow._density import (
     make_net,
     make_space,
 )
-from genjax.networks.flow import ActNorm, Chain, FactorOut, Squeezed
+from genjax.networks.flow import ActNorm, Chain, FactorOut, Squeezed, sum_dims
 from genjax.networks.flow_nets import Velocity
 from genjax.types import Method
 
@@ -41,9 +41,10 @@ def make(config: ConfigDict) -> Method:
 class Continuous(nn.Module):
     """The bijection that follows dx/dt = net(x, t) from t = 0 to t = 1.
 
-    Each example is a solve of its own, with its own steps. The log-determinant is NaN
-    where `apply` is given no key named "log_det", as where latents alone are wanted;
-    these are found to `INVERSE_TOLERANCE` at least. The integral of the velocity's
+    Where the log-determinant is wanted, a batch is one solve, whose steps keep every
+    example within the tolerance: weights then have one gradient, not one an example.
+    Else, where `apply` is given no key named "log_det", it is NaN, and each example is
+    a solve of its own, to `INVERSE_TOLERANCE` at least. The integral of the velocity's
     square is sown into "penalties".
 
     Attributes:
@@ -69,23 +70,23 @@ class Continuous(nn.Module):
             return x, jnp.zeros(len(x))
         if not self.has_rng("log_det"):
             return self.follow(x, 0.0, 1.0), jnp.full(len(x), jnp.nan)
-        velocity = self.velocity()
         noise = jax.random.rademacher(self.make_rng("log_det"), x.shape, x.dtype)
+        net, variables = self.net.unbind()
 
         def moves(t: Array, state: tuple[Array, ...], eps: Array) -> tuple[Array, ...]:
-            at_t = functools.partial(velocity, t=t)
+            at_t = functools.partial(net.apply, variables, t=t)
             if self.trace == "exact":
                 v, trace = at_t(state[0]), exact_trace(at_t, state[0])
             else:
                 v, jacobian_eps = jax.jvp(at_t, (state[0],), (eps,))
-                trace = jnp.vdot(eps, jacobian_eps)
-            return v, trace, jnp.vdot(v, v)
+                trace = sum_dims(eps * jacobian_eps)
+            return v, trace, sum_dims(v * v)
 
-        def one(x: Array, eps: Array) -> tuple[Array, ...]:
-            state = x, jnp.zeros(()), jnp.zeros(())
-            return self.solve(moves, state, eps, 0.0, 1.0, self.tolerance)
-
-        y, log_det, energy = jax.vmap(one)(x, noise)
+        state = x, jnp.zeros(len(x)), jnp.zeros(len(x))
+        control = diffrax.PIDController(
+            rtol=self.tolerance, atol=self.tolerance, norm=worst_norm
+        )
+        y, log_det, energy = self.solve(moves, state, noise, 0.0, 1.0, control)
         self.sow("penalties", "kinetic_energy", self.kinetic_energy * energy)
         return y, log_det
 
@@ -95,18 +96,14 @@ class Continuous(nn.Module):
 
     def follow(self, x: Array, start: float, end: float) -> Array:
         """Where points x [B, ...] of one time are at another."""
-        velocity = self.velocity()
+        net, variables = self.net.unbind()
         tolerance = min(self.tolerance, INVERSE_TOLERANCE)
+        control = diffrax.PIDController(rtol=tolerance, atol=tolerance)
 
         def moves(t: Array, x: Array, _: None) -> Array:
-            return velocity(x, t)
+            return net.apply(variables, x[None], t)[0]
 
-        return jax.vmap(lambda x: self.solve(moves, x, None, start, end, tolerance))(x)
-
-    def velocity(self) -> Callable[[Array, Array], Array]:
-        """(x [...], t) -> dx/dt, of one example."""
-        net, variables = self.net.unbind()
-        return lambda x, t: net.apply(variables, x[None], t)[0]
+        return jax.vmap(lambda x: self.solve(moves, x, None, start, end, control))(x)
 
     def solve(
         self,
@@ -115,7 +112,7 @@ class Continuous(nn.Module):
         args: Any,
         start: float,
         end: float,
-        tolerance: float,
+        control: diffrax.PIDController,
     ) -> Any:
         """The state at the end of the integral of `moves`; NaN if steps ran out."""
         solution = diffrax.diffeqsolve(
@@ -126,7 +123,7 @@ class Continuous(nn.Module):
             dt0=None,
             y0=state,
             args=args,
-            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+            stepsize_controller=control,
             max_steps=self.max_steps,
             throw=False,
         )
@@ -202,10 +199,22 @@ def ffjord(
 
 
 def exact_trace(fn: Callable[[Array], Array], x: Array) -> Array:
-    """The trace of the Jacobian of fn at x [...], by one derivative for each entry."""
-    basis = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+    """Traces [B] of the Jacobians of fn at x [B, ...], by a derivative for each entry.
+
+    fn must treat examples apart.
+    """
+    basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, *x.shape[1:])
 
     def entry(direction: Array) -> Array:
-        return jnp.vdot(direction, jax.jvp(fn, (x,), (direction,))[1])
+        direction = jnp.broadcast_to(direction, x.shape)
+        return sum_dims(direction * jax.jvp(fn, (x,), (direction,))[1])
 
-    return jax.vmap(entry)(basis).sum()
+    return jax.vmap(entry)(basis).sum(axis=0)
+
+
+def worst_norm(tree: Any) -> Array:
+    """The largest root mean square of an example's entries: leaves [B, ...] -> []."""
+    flat = [x.reshape(len(x), -1) for x in jax.tree.leaves(tree)]
+    # Steps are chosen, not learned; and a root has no gradient at zero.
+    flat = jax.lax.stop_gradient(jnp.concatenate(flat, axis=1))
+    return jnp.sqrt(jnp.square(flat).mean(axis=1).max())
