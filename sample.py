@@ -23,6 +23,7 @@ With real images, --label says of which classes they are.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,25 +88,22 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     import jax
     import numpy as np
 
-    from genjax import images, methods
+    from genjax import images
     from genjax.config import ConfigError, call, choose, overrides
     from genjax.train import runtime, tables, walks
-    from genjax.train.checkpoints import load_weights
-    from genjax.train.sharding import all_devices
 
     choose({"samples": None, **walks.WALKS}, args.what, "--what")
     runtime.start()
-    mesh = all_devices()
-    weights = load_weights(args.workdir, args.step, mesh)
-    config = weights.config.unlock()
-    config.sampler = {**config.sampler.to_dict(), **overrides(rest, "sampler")}
-    if args.png and len(config.data.shape) != 3:
+    model = tables.Model.load(
+        args.workdir,
+        args.step,
+        raw=args.raw,
+        sections=overrides(rest, "sampler"),
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    if args.png and len(model.config.data.shape) != 3:
         raise ConfigError("--png needs images, but the data are points")
-    params = weights.params if args.raw else weights.averaged()
-    model = tables.Model(
-        methods.load(config), config, params, weights.model_state, mesh,
-        args.batch_size, args.seed,
-    )  # fmt: skip
     options = {name: getattr(args, name) for name in OPTIONS}
     options = {name: value for name, value in options.items() if value is not None}
     if args.what == "samples":
@@ -124,18 +122,16 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     images.save_png(out / f"{name}.png", picture, min_side=min_side)
     for i, image in enumerate(arrays["images"] if args.png else []):
         images.save_png(out / f"{i:06d}.png", image)
-    print(f"{args.what} from step {weights.step} in {out}/", file=sys.stderr)
+    print(f"{args.what} from step {model.step} in {out}/", file=sys.stderr)
 
 
 def draw(model: "Model", *, num: int = 64, label: str = "all") -> tuple[dict, Any]:
     """Samples: what goes into the file, and their picture."""
     from genjax import images
-    from genjax.train import sampling, writers
+    from genjax.train import writers
 
-    draw = sampling.make_draw(model.method, model.mesh, min(model.batch_size, num))
-    cond = sampling.make_cond(model.method, model.config, num, label)
-    weights = (model.params, model.model_state)
-    drawn = draw(*weights, seed=model.seed, num=num, cond=cond)
+    model = dataclasses.replace(model, batch_size=min(model.batch_size, num))
+    drawn, cond = model.samples(num, label)
     if drawn.ndim == 4:
         return {"images": drawn, **cond}, images.grid(drawn)
     return {"points": drawn, **cond}, writers.scatter(drawn)

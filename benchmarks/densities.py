@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from genjax import data, images, methods
+from genjax import data, images
 from genjax.config import ConfigDict, base_config
-from genjax.train import loop, questions, runtime, sharding, writers
-from genjax.train.checkpoints import load_weights
+from genjax.train import loop, questions, runtime, writers
 from genjax.train.tables import Model
 
 DATA = ("moons", "checkerboard", "rings")
@@ -45,16 +44,7 @@ def recipe(model: str, name: str) -> ConfigDict:
 
 def measure(workdir: Path) -> tuple[np.ndarray, float | None]:
     """The last panel of the model's density table, and its nats if it has any."""
-    mesh = sharding.all_devices()
-    weights = load_weights(workdir, "latest", mesh)
-    model = Model(
-        methods.load(weights.config),
-        weights.config,
-        weights.averaged(),
-        weights.model_state,
-        mesh,
-        batch_size=500,
-    )
+    model = Model.load(workdir, batch_size=500)
     picture = questions.density(model).cells[0, -1]
     if model.method.log_likelihood is None:
         return picture, None

@@ -215,27 +215,35 @@ def check_arguments(
         raise ConfigError(f"{where}: {error}") from None
 
 
-def overrides(words: Sequence[str], section: str) -> dict[str, Any]:
-    """{"num_steps": 50} from what a command was given: ["--sampler.num_steps=50"].
+def overrides(words: Sequence[str], *sections: str) -> dict[str, dict[str, Any]]:
+    """{"sampler": {"num_steps": 50}} from ["--sampler.num_steps=50"].
 
     Values are Python literals, true, false or none; anything else is a word.
 
+    Args:
+        words: What a command was given.
+        *sections: Of the config, such as "sampler"; each is in the result.
+
     Raises:
-        ConfigError: For an argument that is not of the section.
+        ConfigError: For an argument that is not of a section.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for word in words:
-        name, found, value = word.removeprefix(f"--{section}.").partition("=")
-        if not word.startswith(f"--{section}.") or not found:
+        path, found, value = word.removeprefix("--").partition("=")
+        section, dot, name = path.partition(".")
+        if not (word.startswith("--") and found and dot and section in values):
+            known = " or ".join(f"--{section}.name=value" for section in sections)
             raise ConfigError(
-                f"unknown argument {word!r}; beside those of --help there are those of "
-                f"config.{section}, as --{section}.name=value"
+                f"unknown argument {word!r}; beside those of --help there is {known}, "
+                "for fields of the config"
             )
         constants = {"true": "True", "false": "False", "none": "None"}
         try:
-            values[name] = ast.literal_eval(constants.get(value.lower(), value))
+            values[section][name] = ast.literal_eval(
+                constants.get(value.lower(), value)
+            )
         except (SyntaxError, ValueError):
-            values[name] = value
+            values[section][name] = value
     return values
 
 

@@ -190,6 +190,10 @@ def test_evaluation_by_features_says_how_it_measured(workdir, cache):
     found = json.loads((workdir / "distortions.json").read_text())
     assert found["protocol"]["network_hash"] == protocol["network_hash"]
     assert "| swirl |" in done.stdout and (workdir / "distortions.png").is_file()
+    done = command(*words[:2], "--what=study", "--num_samples=6", "--seconds=0.5")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "6 pairs, 0.5 s each" in done.stdout
+    assert (workdir / "study.html").read_text().startswith("<!")
     # The network came from the cache, and the statistics went there.
     assert sorted(path.suffix for path in cache.iterdir()) == [".npz", ".safetensors"]
 
@@ -199,6 +203,9 @@ def test_evaluation_by_features_says_how_it_measured(workdir, cache):
     [
         (["--what=distortions"], 2, "asks for --features"),
         (["--features=cnn"], 2, "say how many by --num_samples"),
+        (["--what=study", "--probe=9"], 1, "--what=study has no field 'probe'"),
+        (["--sampler.num_stepz=9"], 1, "did you mean 'num_steps'"),
+        (["--lpips=alex", "--reconstruct=2"], 1, "alexnet-owt-7be5be79.pth"),
         (["--features=inception", "--num_samples=9"], 1, "SHA-256 6726825d"),
     ],
 )

@@ -20,6 +20,8 @@ import numpy as np
 import optax
 from flax import traverse_util
 from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -41,6 +43,7 @@ class FeatureNetwork:
         params: Its weights.
         fn: (params, uint8 images [B, H, W, C]) -> (features [B, D], logits [B, K]).
         accuracy: Of the classifier on examples it was not trained on, if known.
+        mesh: Devices to run on, over all processes; by default the first.
     """
 
     name: str
@@ -49,16 +52,30 @@ class FeatureNetwork:
     params: Params
     fn: Callable[[Params, Array], tuple[Array, Array]]
     accuracy: float | None = None
+    mesh: Mesh | None = None
 
     @property
     def distance(self) -> str:
         """What the Frechet distance between its features is called."""
         return "fid" if self.name == "inception" else f"fd_{self.name}"
 
+    @property
+    def kernel_distance(self) -> str:
+        """What the kernel distance between its features is called."""
+        return "kid" if self.name == "inception" else f"kd_{self.name}"
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether its classes are those of the data."""
+        return self.name != "inception"
+
     def __call__(
         self, pixels: np.ndarray, batch_size: int = 256
     ) -> tuple[np.ndarray, np.ndarray]:
         """Runs over images, all in batches of one size, so that it compiles once.
+
+        Each device takes its share of a batch; every process gives the same images,
+        and gets all of what is found.
 
         Args:
             pixels: uint8 [N, H, W, C], of 1 or 3 channels.
@@ -71,21 +88,30 @@ class FeatureNetwork:
             ValueError: Of other images.
         """
         check_images(pixels)
+        mesh = self.mesh or Mesh(jax.local_devices()[:1], "data")
+        place = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        size = -(-min(batch_size, len(pixels)) // mesh.size) * mesh.size
         found = []
-        for start in range(0, len(pixels), batch_size):
-            part = pixels[start : start + batch_size]
-            rows, batch_size = len(part), min(batch_size, len(pixels))
-            part = np.pad(part, ((0, batch_size - rows), (0, 0), (0, 0), (0, 0)))
-            features, logits = self.compiled(self.params, part)
-            p = jax.nn.softmax(logits)
-            found.append([np.asarray(x[:rows]) for x in (features, p)])
+        for start in range(0, len(pixels), size):
+            part = pixels[start : start + size]
+            rows = len(part)
+            part = np.pad(part, ((0, size - rows), (0, 0), (0, 0), (0, 0)))
+            part = jax.make_array_from_callback(part.shape, place, part.__getitem__)
+            both = self.compiled(self.params, part)
+            found.append([np.asarray(x)[:rows] for x in both])
         features, probabilities = zip(*found, strict=True)
         return np.concatenate(features), np.concatenate(probabilities)
 
     @functools.cached_property
     def compiled(self) -> Callable[[Params, Array], tuple[Array, Array]]:
-        """fn, compiled for each shape of images."""
-        return jax.jit(self.fn)
+        """(params, images) -> (features, probabilities), both on every device."""
+
+        def run(params: Params, pixels: Array) -> tuple[Array, Array]:
+            features, logits = self.fn(params, pixels)
+            return features, jax.nn.softmax(logits)
+
+        whole = self.mesh and NamedSharding(self.mesh, PartitionSpec())
+        return jax.jit(run, out_shardings=whole)
 
 
 def check_images(pixels: np.ndarray) -> None:
@@ -204,6 +230,8 @@ def train_feature_network(
         path = cache / f"{name}_cnn_{digest.hexdigest()[:12]}.safetensors"
     found = path and _cached(path)
     params, accuracy = found or (_fit(module, train), None)
+    # Machines may round otherwise, and need not share a cache.
+    params = multihost_utils.broadcast_one_to_all(params)
     network = FeatureNetwork(
         f"{name}_cnn", fingerprint(params), "none", params, fn, accuracy
     )

@@ -141,7 +141,7 @@ def check_evaluation(phase: Phase) -> None:
             "config.eval_samples must be 0, or at least 2 with a method that samples: "
             f"got {config.eval_samples} with {config.method!r}"
         )
-    judge = quality.from_config(config, dataset)
+    judge = quality.from_config(config, dataset, phase.mesh)
     best, names = config.checkpoint.best_metric, []
     if not best:
         return
@@ -168,7 +168,7 @@ class Runner:
         self.phase, self.checkpoints, self.writer = phase, checkpoints, writer
         self.config = phase.config
         self.draw = self.losses = None
-        self.judge = quality.from_config(phase.config, phase.dataset)
+        self.judge = quality.from_config(phase.config, phase.dataset, phase.mesh)
         self.finite = jax.jit(all_finite)
         self.bad: list[tuple[int, np.ndarray]] = []  # Bad steps in a row, and examples.
         self.bad_before = 0  # Such steps before the run was resumed.

@@ -11,28 +11,35 @@ import math
 import os
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import platformdirs
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from genjax import data
+from genjax import data, images
 from genjax.config import ConfigError, choose
-from genjax.metrics import features, inception
+from genjax.metrics import features, inception, lpips
 from genjax.metrics.classes import class_coverage, inception_score
 from genjax.metrics.features import FeatureNetwork
 from genjax.metrics.frechet import distance_of_moments, frechet_infinity
 from genjax.metrics.kernel import kernel_distance
 from genjax.metrics.moments import Moments, merge, moments
 from genjax.metrics.neighbours import prdc
+from genjax.metrics.pairs import feature_l1, feature_l2
 
 NETWORKS = ("cnn", "inception")
 KEPT = 10_000  # Examples whose features are kept, for measures by neighbours.
 CHUNK = 1000  # Images in memory at once.
 MIN_SAMPLES = 2048  # Of fewer, the distance is in good part the bias of small samples.
+LPIPS_SIDE, LPIPS_BATCH = 64, 50  # Least side of images, the patches' it was fitted to.
 TRAINED_ON = 60_000  # Examples, evenly spaced, that a classifier is trained on at most.
 
 
@@ -65,6 +72,7 @@ def make_network(
     dataset: data.Dataset,
     data_name: str,
     *,
+    mesh: Mesh | None = None,
     weights: str = "",
     resize: str = "clean",
 ) -> FeatureNetwork:
@@ -74,6 +82,7 @@ def make_network(
         name: Of `NETWORKS`: "cnn", a classifier of the data set itself, or "inception".
         dataset: Images, for "cnn" with labels.
         data_name: config.data.name.
+        mesh: Devices that it runs on; by default the first.
         weights: Of "inception": a .safetensors; by default that in the cache folder.
         resize: Of "inception": a key of `inception.RESIZES`.
 
@@ -90,11 +99,12 @@ def make_network(
         path = Path(weights or cache_dir() / f"{inception.NAME}.safetensors")
         choose(inception.RESIZES, resize, "resize")
         try:
-            return features.load_inception(path, resize)
+            network = features.load_inception(path, resize)
         except FileNotFoundError as error:
             raise ConfigError(f"{error}. Without it there is features='cnn'.") from None
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        return dataclasses.replace(network, mesh=mesh)
     if dataset.num_classes is None:
         raise ConfigError(
             f"features='cnn' needs labelled data, and {data_name} has no classes: "
@@ -105,7 +115,40 @@ def make_network(
         split and data.gather(split, spaced(len(split), TRAINED_ON))
         for split in (dataset.train, dataset.test)
     )
-    return features.train_feature_network(short, train, test, cache=cache_dir())
+    network = features.train_feature_network(short, train, test, cache=cache_dir())
+    return dataclasses.replace(network, mesh=mesh)
+
+
+def make_lpips(net: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """LPIPS of paired images, uint8 [N, H, W, C] twice -> [N], by weights in the cache.
+
+    Images with a side below `LPIPS_SIDE` are enlarged to it, bilinearly.
+
+    Args:
+        net: "alex" or "vgg".
+
+    Raises:
+        ConfigError: If the weights are missing, with where to get them, or others.
+    """
+    try:
+        params = lpips.load(cache_dir() / f"lpips_{net}.safetensors", net)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+    @jax.jit
+    def distance(x: Array, y: Array) -> Array:
+        h, w = (max(side, LPIPS_SIDE) for side in x.shape[1:3])
+        x, y = (
+            jax.image.resize(images.to_float(z), (len(z), h, w, z.shape[-1]), "linear")
+            for z in (x, y)
+        )
+        return lpips.distance(params, x, y, net)
+
+    def in_chunks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        parts = [slice(i, i + LPIPS_BATCH) for i in range(0, len(x), LPIPS_BATCH)]
+        return np.concatenate([distance(x[part], y[part]) for part in parts])
+
+    return in_chunks
 
 
 def spaced(length: int, num: int) -> np.ndarray:
@@ -136,12 +179,10 @@ def load_reference(
     parts = network.name, network.hash, network.resize, digest(source), KEPT
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
     path = (cache or cache_dir()) / f"{network.name}_reference_{key}.npz"
-    try:
-        with np.load(path) as file:
-            kept = Moments(int(file["count"]), file["mean"], file["scatter"])
-            return Reference(kept, file["features"], file.get("labels"), key)
-    except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, EOFError):
-        pass  # There is none, or what there is cannot be read.
+    found = _cached(path, key)
+    # All processes take part in finding them, or none does.
+    if multihost_utils.process_allgather(np.array(found is not None)).all():
+        return found
     found, rows, labels = [], [], []
     for start in range(0, len(source), CHUNK):
         batch = data.gather(source, np.arange(start, min(start + CHUNK, len(source))))
@@ -155,14 +196,26 @@ def load_reference(
     if "label" in batch:
         arrays["labels"] = np.concatenate(labels)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = path.with_suffix(f".{jax.process_index()}.{os.getpid()}.partial")
     with open(partial, "wb") as file:
         np.savez(file, **dataclasses.asdict(whole), **arrays)
     partial.replace(path)
     return Reference(whole, arrays["features"], arrays.get("labels"), key)
 
 
-def from_config(config: ConfigDict, dataset: data.Dataset) -> "Quality | None":
+def _cached(path: Path, key: str) -> Reference | None:
+    """What lies there, or None if it cannot be read."""
+    try:
+        with np.load(path) as file:
+            kept = Moments(int(file["count"]), file["mean"], file["scatter"])
+            return Reference(kept, file["features"], file.get("labels"), key)
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, EOFError):
+        return None
+
+
+def from_config(
+    config: ConfigDict, dataset: data.Dataset, mesh: Mesh
+) -> "Quality | None":
     """What judges samples in training, by config.eval_features; None without.
 
     Raises:
@@ -176,7 +229,7 @@ def from_config(config: ConfigDict, dataset: data.Dataset) -> "Quality | None":
             f"config.eval_features={name!r} needs config.eval_every and "
             f"config.eval_samples, got {config.eval_every} and {config.eval_samples}"
         )
-    return Quality(make_network(name, dataset, config.data.name), dataset)
+    return Quality(make_network(name, dataset, config.data.name, mesh=mesh), dataset)
 
 
 @dataclass(frozen=True)
@@ -223,11 +276,15 @@ class Quality:
         found = moments(self.network(samples)[0])
         return distance_of_moments(found, self.reference.moments)
 
-    def measure(self, samples: np.ndarray) -> dict[str, dict[str, float]]:
+    def measure(
+        self, samples: np.ndarray, labels: np.ndarray | None = None
+    ) -> dict[str, dict[str, float]]:
         """All that can be said of samples, uint8 [N, H, W, C]: results by name.
 
         Distances bear the network's name. Precision, recall, density and coverage are
-        by five neighbours, of at most `KEPT` samples and real images.
+        by five neighbours, of at most `KEPT` samples and real images. With labels, int
+        [N] that the samples were drawn for, also the distance within each class, from
+        the first `KEPT` real images.
         """
         self.check(samples)
         x, probabilities = self.network(samples)
@@ -239,32 +296,59 @@ class Quality:
             values[f"{name}_infinity"] = frechet_infinity(x, real.moments, sizes)
         size = min(1000, n, len(real.features))
         kernel = kernel_distance(x, real.features, subset_size=size)
-        kernel_name = "kid" if name == "fid" else name.replace("fd_", "kd_", 1)
         some = min(n, KEPT, len(real.features))
         if some > 5:
-            scores = prdc(real.features[:some], x[:some])
-            values |= scores._asdict()
-        if name == "fid":
+            values |= prdc(real.features[:some], x[:some])._asdict()
+        if not self.network.knows_classes:
             values["inception_score"] = inception_score(probabilities, min(10, n)).mean
         elif real.labels is not None:
             coverage = class_coverage(probabilities.argmax(axis=1), real.labels)
             values |= {"class_kl": coverage.kl, "missing_classes": coverage.missing}
         results = {k: {"value": float(v), "examples": n} for k, v in values.items()}
-        results[kernel_name] = {
+        results[self.network.kernel_distance] = {
             "value": kernel.value,
             "variance": kernel.variance,
             "examples": n,
         }
+        if labels is not None and real.labels is not None:
+            results |= self.by_class(x, labels)
         return {f"samples/{k}": entry for k, entry in results.items()}
 
+    def by_class(
+        self, x: np.ndarray, labels: np.ndarray
+    ) -> dict[str, dict[str, float]]:
+        """The distance within each class of two samples or more, and their mean.
+
+        Args:
+            x: Features of samples, [N, D].
+            labels: Theirs, int [N].
+        """
+        real, found = self.reference, {}
+        for c in np.unique(labels):
+            ours, theirs = x[labels == c], real.features[real.labels == c]
+            if min(len(ours), len(theirs)) > 1:
+                value = distance_of_moments(moments(ours), moments(theirs))
+                found[f"class_{c}"] = {"value": value, "examples": len(ours)}
+        values = [entry["value"] for entry in found.values()]
+        if values:
+            total = sum(entry["examples"] for entry in found.values())
+            found["classes"] = {"value": float(np.mean(values)), "examples": total}
+        return {f"{self.network.distance}_{k}": entry for k, entry in found.items()}
+
+    def pairs(self, real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
+        """L1 and L2 distances of the features of paired images, float [N] by name."""
+        x, y = (self.network(pixels)[0] for pixels in (real, made))
+        short = self.network.name
+        return {f"l1_{short}": feature_l1(x, y), f"l2_{short}": feature_l2(x, y)}
+
     def protocol(self, num: int) -> dict[str, Any]:
-        """How `measure` compares `num` samples, with warnings if that is doubtful."""
+        """How `num` samples are compared, with warnings if that is doubtful."""
         doubts, dims = [], len(self.reference.moments.mean)
-        if num < MIN_SAMPLES:
+        if 0 < num < MIN_SAMPLES:
             doubts.append(
                 f"{num} samples are fewer than {MIN_SAMPLES}: distances are too large"
             )
-        if num <= dims:
+        if 0 < num <= dims:
             doubts.append(
                 f"the covariance of {num} samples in {dims} dimensions is singular"
             )

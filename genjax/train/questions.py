@@ -1,5 +1,7 @@
 """What a trained method is asked beside samples and walks: to mend, and to weigh."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import numpy as np
 from genjax import data, images
 from genjax.config import ConfigError, choose
 from genjax.train import writers
-from genjax.train.sampling import image_keys, make_cond, make_draw
+from genjax.train.sampling import image_keys
 from genjax.train.tables import Model, Table, at_least, find_examples, look_up
 
 
@@ -98,14 +100,7 @@ def density(model: Model, *, num: int = 5000, points: int = 150) -> Table:
     cells, columns = [writers.panel(points=real, edge=edge)], ["data"]
     arrays = {"real": real}
     if method.sample is not None:
-        draw = make_draw(method, model.mesh, min(num, 1000))
-        drawn = draw(
-            model.params,
-            model.model_state,
-            seed=model.seed,
-            num=num,
-            cond=make_cond(method, model.config, num),
-        )
+        drawn, _ = dataclasses.replace(model, batch_size=min(num, 1000)).samples(num)
         cells.append(writers.panel(points=drawn, edge=edge))
         columns.append("samples")
         arrays["points"] = drawn

@@ -1,8 +1,6 @@
 """Questions to a distance, and to samples beside the data they may be copies of."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -10,43 +8,41 @@ from genjax import data, images
 from genjax.config import ConfigError
 from genjax.metrics.distortions import CONTAMINATION, DISTORTIONS, contamination
 from genjax.metrics.neighbours import memorisation, nearest
+from genjax.train import evaluation
 from genjax.train.quality import Quality
+from genjax.train.reports import Report, find_split, of_sampling, of_weights
+from genjax.train.study_page import study_page
+from genjax.train.tables import Model, of_classes
 from genjax.train.writers import pixels
 
-SHOWN = 3  # Neighbours of each sample in the picture.
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is to be written.
-
-    Attributes:
-        results: For a JSON.
-        pictures: uint8 [H, W, 3] by name.
-        lines: A table in Markdown.
-    """
-
-    results: dict[str, Any]
-    pictures: dict[str, np.ndarray]
-    lines: list[str]
+PICTURED = 10  # Samples in the picture of neighbours,
+SHOWN = 3  # and neighbours of each.
 
 
 def distortions(
-    judge: Quality, *, num: int, seed: int, foreign: data.Examples | None = None
-) -> Study:
+    model: Model,
+    judge: Quality,
+    *,
+    split: str = "test",
+    num: int | None = None,
+    foreign: str = "",
+) -> Report:
     """How a distance grows with damage to real images, of four strengths each.
 
     Args:
+        model: Whose data it is.
         judge: Whose distance it is.
-        num: Images of the test split, or of the training split where there is none.
-        seed: Of the damage.
-        foreign: Images of the same shape, some of which replace real ones.
+        split: Of the images.
+        num: The first so many of them; by default all.
+        foreign: Name of data of the same shape, which replace some of the images.
     """
-    source = judge.dataset.test or judge.dataset.train
+    source, seed = find_split(model, split), model.seed
+    num = num or len(source)
     clean = data.gather(source, np.arange(min(num, len(source))))["image"]
     kinds = {name: (fn, levels, ()) for name, (fn, levels) in DISTORTIONS.items()}
-    if foreign is not None:
-        other = data.gather(foreign, np.arange(min(num, len(foreign))))["image"]
+    if foreign:
+        other = evaluation.foreign(model.config, foreign, split)
+        other = data.gather(other, np.arange(min(num, len(other))))["image"]
         kinds["contamination"] = contamination, CONTAMINATION, (other,)
     start, found, cells = judge.distance(clean), {}, []
     for name, (fn, levels, more) in kinds.items():
@@ -77,7 +73,13 @@ def distortions(
         "distortions": _plot(found, start, distance),
         "distortions_images": images.captioned(np.stack(cells), list(found), columns),
     }
-    return Study(results, pictures, lines)
+    protocol = {
+        "data": model.config.data.name,
+        "split": split,
+        "seed": seed,
+        **judge.protocol(len(clean)),
+    }
+    return Report(protocol, results, lines, pictures)
 
 
 def _plot(found: dict[str, dict], start: float, distance: str) -> np.ndarray:
@@ -93,20 +95,21 @@ def _plot(found: dict[str, dict], start: float, distance: str) -> np.ndarray:
     return pixels(figure)
 
 
-def neighbours(judge: Quality, samples: np.ndarray, *, num: int) -> Study:
+def neighbours(model: Model, judge: Quality, *, num_samples: int = 1000) -> Report:
     """The training images nearest to samples, and whether samples are copies of them.
 
     Args:
+        model: That draws.
         judge: Whose features count beside pixels.
-        samples: uint8 [N, H, W, C].
-        num: Samples in the picture.
+        num_samples: How many.
 
     Raises:
         ConfigError: If the data has no test split to compare with.
     """
-    judge.check(samples)
     if judge.dataset.test is None:
         raise ConfigError("--what=neighbours needs a test split beside the training's")
+    samples, _ = model.samples(num_samples)
+    judge.check(samples)
     train, held_out = (
         data.gather(split, np.arange(len(split)))["image"]
         for split in (judge.dataset.train, judge.dataset.test)
@@ -115,14 +118,69 @@ def neighbours(judge: Quality, samples: np.ndarray, *, num: int) -> Study:
         "pixels": lambda x: x.reshape(len(x), -1).astype(np.float32),
         judge.network.name: lambda x: judge.network(x)[0],
     }
-    results, cells, columns = {"examples": len(samples)}, [samples[:num, None]], []
+    results, cells, columns = {"examples": len(samples)}, [samples[:PICTURED, None]], []
     for name, space in spaces.items():
         x, real, fresh = space(samples), space(train), space(held_out)
         results[f"memorisation_{name}"] = memorisation(x, real, fresh)
-        cells.append(train[nearest(x[:num], real, SHOWN)[1]])
+        cells.append(train[nearest(x[:PICTURED], real, SHOWN)[1]])
         columns += [f"{name} {i + 1}" for i in range(SHOWN)]
     rows = [f"sample {i}" for i in range(len(cells[0]))]
     picture = images.captioned(np.concatenate(cells, 1), rows, ["sample", *columns])
     lines = ["| memorisation by | |", "|---|---|"]
     lines += [f"| {name} | {results[f'memorisation_{name}']:.3f} |" for name in spaces]
-    return Study(results, {"neighbours": picture}, lines)
+    protocol = {
+        **of_weights(model),
+        **of_sampling(model, num_samples),
+        **judge.protocol(num_samples),
+    }
+    return Report(protocol, results, lines, {"neighbours": picture})
+
+
+def study(
+    model: Model,
+    judge: Quality | None,
+    *,
+    split: str = "test",
+    num_samples: int = 50,
+    seconds: float = 1.0,
+) -> Report:
+    """A page for people, who tell real images from samples; see `study_page`.
+
+    Args:
+        model: That draws.
+        judge: Not asked.
+        split: Of the real images, its first ones, of the samples' classes in turn.
+        num_samples: Pairs that are shown.
+        seconds: For which each pair is seen.
+    """
+    source = find_split(model, split)
+    samples, cond = model.samples(num_samples)
+    if samples.ndim != 4:
+        raise ConfigError("--what=study needs images, but the data are points")
+    if num_samples > len(source):
+        raise ConfigError(
+            f"--num_samples: {num_samples} real images are needed, of {len(source)}"
+        )
+    index = np.arange(num_samples)
+    if "label" in cond:
+        index = of_classes(source, cond["label"])
+    real = data.gather(source, index)["image"]
+    protocol = {
+        **of_weights(model),
+        **of_sampling(model, num_samples),
+        "split": split,
+        "seconds": seconds,
+    }
+    try:
+        page = study_page(
+            real,
+            samples,
+            seconds=seconds,
+            seed=model.seed,
+            title="Which image is real?",
+            protocol=protocol,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--what=study: {error}") from None
+    lines = [f"{num_samples} pairs, {seconds:g} s each: open study.html in a browser"]
+    return Report(protocol, {"pairs": num_samples}, lines, pages={"study": page})

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,10 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from genjax import data, images
+from genjax import data, images, methods
 from genjax.config import ConfigError
-from genjax.train.sampling import image_keys, make_cond, parse_classes
-from genjax.train.sharding import from_whole, replicated, split
+from genjax.train.checkpoints import load_weights
+from genjax.train.sampling import image_keys, make_cond, make_draw, parse_classes
+from genjax.train.sharding import all_devices, from_whole, replicated, split
 from genjax.types import Batch, Method, ModelState, Params
 
 
@@ -48,6 +50,8 @@ class Model:
         mesh: Devices to use.
         batch_size: Images at once, rounded up to a multiple of the devices.
         seed: Of draws from the prior: draw i is that of sample i.
+        step: Train steps taken.
+        averaged: The networks whose weights are averages.
     """
 
     method: Method
@@ -57,6 +61,71 @@ class Model:
     mesh: Mesh
     batch_size: int = 64
     seed: int = 0
+    step: int = 0
+    averaged: Sequence[str] = ()
+
+    @classmethod
+    def load(
+        cls,
+        workdir: str | Path,
+        step: str = "latest",
+        *,
+        raw: bool = False,
+        sections: Mapping[str, Mapping[str, Any]] | None = None,
+        **fields: Any,
+    ) -> "Model":
+        """A trained run, on all devices.
+
+        Args:
+            workdir: Of the run.
+            step: Of the checkpoint: a number, "latest" or "best".
+            raw: Whether to take the weights rather than their averages.
+            sections: What to change in the config: {"sampler": {"num_steps": 50}}.
+            **fields: Attributes: batch_size and seed.
+
+        Raises:
+            ConfigError: If there is no such checkpoint, or a change cannot work.
+        """
+        mesh = all_devices()
+        weights = load_weights(workdir, step, mesh)
+        config = weights.config.unlock()
+        for name, changes in (sections or {}).items():
+            config[name] = {**config[name].to_dict(), **changes}
+        return cls(
+            methods.load(config),
+            config,
+            weights.params if raw else weights.averaged(),
+            weights.model_state,
+            mesh,
+            step=weights.step,
+            averaged=() if raw else sorted(weights.ema_params),
+            **fields,
+        )
+
+    @functools.cached_property
+    def dataset(self) -> data.Dataset:
+        """What it was trained on."""
+        return data.load(self.config.data)
+
+    @functools.cached_property
+    def draw(self) -> Callable[..., np.ndarray]:
+        """See `sampling.make_draw`.
+
+        Raises:
+            ConfigError: If the method cannot sample.
+        """
+        return make_draw(self.method, self.mesh, self.batch_size)
+
+    def samples(self, num: int, label: str = "all") -> tuple[np.ndarray, dict]:
+        """Images uint8 [N, H, W, C] or points, and what was given: {name: [N, ...]}.
+
+        Args:
+            num: Sample i is the same for any.
+            label: A class, a comma list of classes that is cycled, or "all".
+        """
+        cond = make_cond(self.method, self.config, num, label)
+        weights = (self.params, self.model_state)
+        return self.draw(*weights, seed=self.seed, num=num, cond=cond), cond
 
     def decode(self, z: np.ndarray, cond: Mapping[str, np.ndarray]) -> np.ndarray:
         """Images uint8 [..., H, W, C] of latents [N, ...]."""
@@ -119,7 +188,7 @@ class Model:
     @functools.cached_property
     def examples(self) -> tuple[str, Any]:
         """The name of the split that real images come from, and the split."""
-        dataset = data.load(self.config.data)
+        dataset = self.dataset
         return ("test", dataset.test) if dataset.test else ("train", dataset.train)
 
     @functools.cached_property

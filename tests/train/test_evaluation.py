@@ -178,8 +178,17 @@ def test_the_data_itself_has_a_small_frechet_distance():
 
 def test_words_of_the_command_line_become_values():
     words = ["--likelihood.num_samples=500", "--likelihood.a=none", "--likelihood.b=xy"]
-    assert overrides(words, "likelihood") == {"num_samples": 500, "a": None, "b": "xy"}
-    for word in ("--likelihod.a=1", "--likelihood.a", "x"):
+    likelihood = {"num_samples": 500, "a": None, "b": "xy"}
+    assert overrides(words, "likelihood") == {"likelihood": likelihood}
+    found = overrides([*words, "--sampler.a.b=x=(1,)"], "likelihood", "sampler")
+    assert found == {"likelihood": likelihood, "sampler": {"a.b": "x=(1,)"}}
+    for word in (
+        "--likelihod.a=1",
+        "--likelihood.a",
+        "x",
+        "likelihood.a=1",
+        "--sampler=1",
+    ):
         with pytest.raises(ConfigError, match="unknown argument"):
             overrides([word], "likelihood")
 

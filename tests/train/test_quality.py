@@ -9,7 +9,8 @@ import pytest
 from genjax import data, images
 from genjax.config import ConfigError, base_config
 from genjax.metrics import features
-from genjax.train import quality, studies
+from genjax.train import quality, reports, sharding, studies, tables
+from genjax.types import Method
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,15 @@ def network():
     return features.FeatureNetwork(
         "random", features.fingerprint(params), "none", params, fn
     )
+
+
+@pytest.fixture
+def model(digits):
+    """Of the digits; what it draws is the test's."""
+    config = base_config()
+    config.data.name, config.data.shape = "digits", (8, 8, 1)
+    config.data.num_classes = 10
+    return tables.Model(Method(init=None), config, {}, {}, sharding.all_devices())
 
 
 @pytest.fixture
@@ -137,11 +147,10 @@ def test_networks_that_cannot_be_had_are_explained(digits, cache):
         make("cnn", dataclasses.replace(digits, num_classes=None))
 
 
-def test_damage_is_seen_and_grows(digits, network, cache):
+def test_damage_is_seen_and_grows(model, digits, network, cache):
     """Also contamination; a distance that sees nothing is called not monotone."""
     judge = quality.Quality(network, digits)
-    foreign = data.load({"name": "synthetic:blobs"}).test
-    study = studies.distortions(judge, num=200, seed=0, foreign=foreign)
+    study = studies.distortions(model, judge, num=200, foreign="synthetic:blobs")
     found = study.results["distortions"]
     assert len(found) == 6 and study.results["examples"] == 200
     for name, entry in found.items():
@@ -149,31 +158,117 @@ def test_damage_is_seen_and_grows(digits, network, cache):
         assert study.results["undamaged"] < entry["distances"][0]
     assert len(study.lines) == 8 and "| swirl |" in "".join(study.lines)
     assert {p.shape[-1] for p in study.pictures.values()} == {3}
+    assert study.protocol["split"] == "test"
+    train = studies.distortions(model, judge, num=50, split="train")
+    assert train.results["undamaged"] != study.results["undamaged"]
 
     def blind(params, pixels):
         features, logits = network.fn(params, pixels)
         return 0 * features + jnp.arange(12.0), logits
 
     unseeing = dataclasses.replace(network, hash="blind", fn=blind)
-    study = studies.distortions(quality.Quality(unseeing, digits), num=200, seed=0)
+    study = studies.distortions(model, quality.Quality(unseeing, digits), num=200)
     assert len(study.results["distortions"]) == 5
     assert not any(x["monotone"] for x in study.results["distortions"].values())
 
 
-def test_copies_are_found_beside_what_they_copy(digits, network, cache):
+def drawing(monkeypatch, samples, cond=None):
+    """Lets models draw these."""
+    monkeypatch.setattr(tables.Model, "samples", lambda *_: (samples, cond or {}))
+
+
+def test_copies_are_found_beside_what_they_copy(
+    model, digits, network, cache, monkeypatch
+):
     train = digits.train.columns["image"]
     judge = quality.Quality(network, digits)
-    study = studies.neighbours(judge, train[40:60], num=4)
-    assert study.results["memorisation_pixels"] == 1
-    assert study.results["memorisation_random"] == 1
-    fresh = studies.neighbours(judge, digits.test.columns["image"], num=4)
-    assert fresh.results["memorisation_pixels"] == pytest.approx(0.5)
+    drawing(monkeypatch, train[40:60])
+    found = studies.neighbours(model, judge, num_samples=20)
+    assert found.results["memorisation_pixels"] == 1
+    assert found.results["memorisation_random"] == 1
     # Rows of the picture: a sample, three neighbours in pixels and three in features.
-    height, width, _ = study.pictures["neighbours"].shape
-    assert height > 4 * 48 and width > 7 * 48
+    height, width, _ = found.pictures["neighbours"].shape
+    assert height > 10 * 48 and width > 7 * 48
+    drawing(monkeypatch, digits.test.columns["image"])
+    fresh = studies.neighbours(model, judge, num_samples=296)
+    assert fresh.results["memorisation_pixels"] == pytest.approx(0.5)
     with pytest.raises(ConfigError, match="needs a test split"):
         alone = dataclasses.replace(digits, test=None)
-        studies.neighbours(quality.Quality(network, alone), train[:9], num=4)
+        studies.neighbours(model, quality.Quality(network, alone), num_samples=9)
+
+
+def test_distances_within_classes_are_told_apart(digits, network, cache):
+    """Real images of each class but one, in whose place are those of another."""
+    image, label = (digits.train.columns[name] for name in ("image", "label"))
+    real = np.concatenate([image[label == (8 if c == 3 else c)] for c in range(10)])
+    asked = np.repeat(
+        np.arange(10), [(label == (8 if c == 3 else c)).sum() for c in range(10)]
+    )
+    judge = quality.Quality(network, digits)
+    found = judge.measure(real, asked)
+    values = [found[f"samples/fd_random_class_{c}"]["value"] for c in range(10)]
+    others = np.delete(values, 3)
+    assert others.max() < 1e-4 < 0.1 < values[3]
+    mean = found["samples/fd_random_classes"]
+    assert mean["value"] == pytest.approx(values[3] / 10, abs=1e-4)
+    assert mean["examples"] == len(real)
+    assert "samples/fd_random_classes" not in judge.measure(real)
+
+
+def test_reconstructions_are_compared_in_pixels_and_by_features(
+    digits, network, cache, model
+):
+    """A decoder that adds 51 of 255 to dark images: 0.4 where images lie in [-1, 1]."""
+
+    def decode(params, model_state, latents, cond):
+        return images.to_float(latents + 51)
+
+    dark = digits.test.columns["image"] // 4
+    source = [{"image": x} for x in dark]
+    method = Method(init=None, encode=lambda *a: a[-1]["image"], decode=decode)
+    judge = quality.Quality(network, digits)
+    found = reports.reconstructions(
+        dataclasses.replace(model, method=method), source, 40, judge
+    )
+    assert found["reconstructions/pixels_rms"]["value"] == pytest.approx(0.4, rel=1e-6)
+    x, y = network(dark[:40])[0], network(dark[:40] + 51)[0]
+    for order, name in ((1, "l1"), (2, "l2")):
+        norms = np.linalg.norm(x - y, order, axis=1) / 12 ** (1 / order)
+        entry = found[f"reconstructions/{name}_random"]
+        assert entry["value"] == pytest.approx(norms.mean(), rel=1e-5)
+        assert entry["examples"] == 40
+    with pytest.raises(ConfigError, match="does not encode and decode"):
+        reports.reconstructions(model, source, 40)
+
+
+def test_lpips_of_the_cache_is_explained_where_it_is_missing(cache):
+    with pytest.raises(ConfigError, match=r"(?s)lpips_alex.*alexnet-owt-7be5be79"):
+        quality.make_lpips("alex")
+
+
+def test_a_study_shows_real_images_of_the_classes_drawn(model, digits, monkeypatch):
+    labels = np.array([3, 3, 7], np.int32)
+    drawn = np.full((3, 8, 8, 1), 7, np.uint8)
+    drawing(monkeypatch, drawn, {"label": labels})
+    seen = {}
+
+    def page(real, fake, **options):
+        seen.update(options, real=real, fake=fake)
+        return "<html>"
+
+    monkeypatch.setattr(studies, "study_page", page)
+    report = studies.study(model, None, num_samples=3, seconds=0.25)
+    test = digits.test.columns
+    threes = np.flatnonzero(test["label"] == 3)[:2]
+    seven = np.flatnonzero(test["label"] == 7)[:1]
+    expected = test["image"][np.concatenate([threes, seven])]
+    np.testing.assert_array_equal(seen["real"], expected)
+    np.testing.assert_array_equal(seen["fake"], drawn)
+    assert seen["seconds"] == 0.25 and seen["protocol"]["num_samples"] == 3
+    assert report.pages == {"study": "<html>"}
+    drawing(monkeypatch, np.zeros((297, 8, 8, 1), np.uint8))
+    with pytest.raises(ConfigError, match="297 real images are needed, of 296"):
+        studies.study(model, None, num_samples=297)
 
 
 def test_places_are_evenly_spaced():

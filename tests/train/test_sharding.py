@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec
 from PIL import Image
 
 from configs.ddpm_digits import get_config
+from genjax import data
 from genjax.config import ConfigError, base_config
-from genjax.train import evaluation, loop, sharding
+from genjax.train import evaluation, loop, quality, sharding
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -100,12 +101,20 @@ def test_evaluation_and_samples_on_eight_devices(tmp_path):
         assert file["images"].shape == (3, 8, 8, 1)
 
 
-def test_two_processes_train_draw_and_write_as_one(tmp_path):
-    """As on a cluster: the variables are those that Slurm sets for each process."""
+def test_two_processes_train_judge_draw_and_write_as_one(
+    tmp_path, untrained_classifier
+):
+    """As on a cluster: the variables are those that Slurm sets for each process.
+
+    Both take part in the features of 1,501 real images, in batches of 256, and of 9
+    samples.
+    """
+    quality.make_network("cnn", data.load({"name": "digits"}), "digits")
     words = [
         ROOT / "train.py", f"--config={ROOT / 'configs' / 'vae_digits.py'}:tiny",
         "--config.num_steps=4", "--config.log_every=1", "--config.sample_every=2",
-        "--config.eval_every=4", "--config.mesh.fsdp=2",
+        "--config.eval_every=4", "--config.mesh.fsdp=2", "--config.eval_samples=9",
+        "--config.eval_features=cnn",
     ]  # fmt: skip
     python(2, *words, f"--workdir={tmp_path / 'one'}")
     node = dict(SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NODELIST="127.0.0.1")
@@ -137,6 +146,8 @@ def test_two_processes_train_draw_and_write_as_one(tmp_path):
     for a, b in zip(one, two, strict=True):
         loss = "test/vae/loss" if "test/vae/loss" in a else "vae/loss"
         assert b[loss] == pytest.approx(a[loss], rel=1e-4)
+    distance = "samples/fd_digits_cnn"
+    assert two[-1][distance] == pytest.approx(one[-1][distance], rel=1e-3)
     grids = [
         np.asarray(Image.open(tmp_path / name / "samples" / "00000004.png"), int)
         for name in ("one", "two")
