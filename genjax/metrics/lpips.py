@@ -112,8 +112,9 @@ class LPIPS(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, y: Array) -> Array:
-        """Maps float images [B, H, W, 3] in [-1, 1], twice, to [B]."""
+        """Maps float images [B, H, W, 1 or 3] in [-1, 1], twice, to [B]."""
         backbone = BACKBONES[self.net](name="features")
+        # SHIFT has three channels and so repeats a single one.
         taps = [backbone((image - SHIFT) / SCALE) for image in (x, y)]
         total = 0
         for i, (a, b) in enumerate(zip(*taps, strict=True)):
@@ -166,7 +167,6 @@ def distance(params: Mapping[str, Any], x: Array, y: Array, net: str = "alex") -
             f"LPIPS of {net!r} needs images of at least {least}x{least}, got "
             f"{x.shape[1]}x{x.shape[2]}: resize them"
         )
-    x, y = (jnp.broadcast_to(array, (*array.shape[:-1], 3)) for array in (x, y))
     return LPIPS(net).apply({"params": params}, x, y)
 
 

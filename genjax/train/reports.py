@@ -45,7 +45,7 @@ class Report:
             images.save_png(paths[-1], picture)
         for key, page in self.pages.items():
             paths.append(folder / f"{key}.html")
-            paths[-1].write_text(page)
+            paths[-1].write_text(page, encoding="utf-8")
         return paths
 
 

@@ -69,13 +69,20 @@ def test_grey_images_are_repeated(trial):
     np.testing.assert_allclose(fn(x, y), repeated, rtol=1e-6)
 
 
-def by_hand(net="alex"):
+def test_features_that_are_off_have_no_length_and_a_finite_gradient():
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(lpips.unit(x), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    grad = jax.grad(lambda x: jnp.square(lpips.unit(x) - 0.1).sum())(x)
+    assert np.isfinite(grad).all()
+
+
+def by_hand():
     """Weights of which the first layer sees red and a constant, and others nothing.
 
     Features are (relu(r), 1) of the scaled red r of the pixel in the kernel's middle,
     with weights 2 and 5. All later features are off, which makes their norms 0.
     """
-    params = lpips.from_torch(backbone_weights(net) | linear_weights(net), net)
+    params = lpips.from_torch(backbone_weights("alex") | linear_weights("alex"))
     params = jax.tree.map(np.zeros_like, params)
     first = params["features"]["0"]
     first["kernel"][5, 5, 0, 0], first["bias"][1] = 1, 1

@@ -174,7 +174,7 @@ async function play(plan) {
 def browse(page: str, folder: Path, *scripts: str, **options) -> dict:
     """What the scripts say, each on the page loaded anew; all URLs and the log."""
     path = folder / "a study.html"
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
     job = dict(page=str(path), folder=str(folder), scripts=scripts, lib=LIB)
     job |= dict(first="", downloads=0, window=(1200, 900)) | options
     words = [sys.executable, "-c", BROWSER, json.dumps(job)]
@@ -318,6 +318,7 @@ def test_hostile_words_no_storage_and_a_narrow_window(tmp_path):
     """Words are shown as they are; images of 6 x 8 grow by a whole factor."""
     hack = "</script><script>window.hacked = 1</script><!-- <script> ${alert()} `"
     hack += "<img src='http://127.0.0.1:9/x' onerror='window.hacked = 1'>"
+    hack += "long" * 30
     protocol = {"workdir": hack, hack: [hack], "path": Path("a"), "token": "{{data}}"}
     options = OPTIONS | dict(seconds=0.02, title=hack, protocol=protocol)
     (found,) = browse(
