@@ -37,13 +37,13 @@ def main() -> None:
     parser.add_argument("--metric", default="loss")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot(
         xlabel="images seen", ylabel=args.metric.replace("_", " "), xscale="log"
     )
     for workdir in args.workdirs:
         axes.plot(*curve(workdir, args.metric), ".-", label=workdir.name)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     axes.grid(alpha=0.3)
     figure.savefig(args.out, dpi=110)
 

@@ -15,7 +15,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "autoregressive.pixelcnn"
-    config.num_steps = 8000
+    config.num_steps = 4500
     config.data.update(name="tfds:mnist", batch_size=32)
     config.model = dict(
         network=dict(features=16, num_blocks=7, out_features=32),
@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.ema.update(networks=("pixelcnn",), decay=0.999)
     config.log_every, config.sample_every = 100, 2000
-    config.eval_every, config.eval_examples = 2000, 2000
+    config.eval_every, config.eval_examples = 1000, 2000
     config.checkpoint.every = 2000
     if variant == "tiny":
         config.num_steps, config.data.batch_size = 2, 8

@@ -23,6 +23,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.num_steps, config.optimizers.prior.warmup_steps = 2, 1
         return config
     config.model.prior.update(features=64, num_layers=6, out_features=128)
-    config.num_steps = 14_000
+    config.num_steps = 6000
     config.ema.decay = 0.999
     return config
