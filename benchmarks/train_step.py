@@ -58,13 +58,15 @@ def trainer_step(
     rows = max(player.steps for player in method.players)
     image = np.random.RandomState(0).randint(256, size=(rows, batch_size, *shape))
     image = jnp.asarray(image.astype(np.uint8))
+    batches = {"image": image, "label": jnp.zeros((rows, batch_size), jnp.int32)}
     # No average of the weights: the other side keeps none.
-    init = jax.jit(lambda key: create(method, txs, (), key, {"image": image[0]}))
+    first = jax.tree.map(lambda x: x[0], batches)
+    init = jax.jit(lambda key: create(method, txs, (), key, first))
     carry = [init(jax.random.key(0))]
     num_parameters = sum(x.size for x in jax.tree.leaves(carry[0].params))
 
     def take():
-        carry[0], metrics = step(carry[0], {"image": image}, jax.random.key(1))
+        carry[0], metrics = step(carry[0], batches, jax.random.key(1))
         jax.block_until_ready(metrics)
 
     return take, num_parameters

@@ -119,9 +119,19 @@ def save_png(path: str | os.PathLike, image: np.ndarray, *, min_side: int = 0) -
     """
     from pathlib import Path
 
-    from PIL import Image
-
     factor = -(-min_side // max(image.shape[:2])) if min_side else 1
     image = image.repeat(factor, 0).repeat(factor, 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+    Path(path).write_bytes(to_png(image))
+
+
+def to_png(image: np.ndarray) -> bytes:
+    """uint8 [H, W, C], C = 1, 3 or 4, as a file that holds pixels and nothing else."""
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.save(file, "png")
+    return file.getvalue()

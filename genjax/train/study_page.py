@@ -9,13 +9,14 @@ interval is Wilson's (Probable Inference, JASA 22, 1927).
 import base64
 import hashlib
 import importlib.resources
-import io
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from genjax import images
 
 
 def study_page(
@@ -53,7 +54,8 @@ def study_page(
     for i, j, left in zip(
         rng.permutation(num), rng.permutation(num), lefts, strict=True
     ):
-        pair = [_data_uri(real[i]), _data_uri(fake[j])]
+        pngs = images.to_png(real[i]), images.to_png(fake[j])
+        pair = [f"data:image/png;base64,{_base64(png)}" for png in pngs]
         pairs.append(pair if left else pair[::-1])
         side = "left" if left else "right"
         key.append({"real": side, "real_index": int(i), "fake_index": int(j)})
@@ -89,16 +91,6 @@ def _check(real: np.ndarray, fake: np.ndarray, seconds: float) -> None:
         )
     if not 0 < seconds < math.inf:
         raise ValueError(f"expected a time above 0 s, found seconds={seconds}")
-
-
-def _data_uri(image: np.ndarray) -> str:
-    """An image as a PNG that holds its pixels and nothing else."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.save(file, "png")
-    return "data:image/png;base64," + _base64(file.getvalue())
 
 
 def _base64(data: bytes) -> str:
