@@ -126,7 +126,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     check_arguments(ask, options, None, None, where=f"--what={args.what}")
     evaluation.check_likelihood(model.method, model.config.likelihood)
     if args.num_samples or args.what in ("neighbours", "study"):
-        model.draw  # noqa: B018
+        _ = model.draw  # Refuses a method that does not sample.
     judge = None
     if args.features:
         network = quality.make_network(
