@@ -33,6 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.checkpoint.best_metric = "samples/frechet"
     if variant == "tiny":
         config.eval_samples = 8
+        config.model.update(features=8, generator_features=16)
         config.num_steps, config.data.batch_size = 2, 8
         config.eval_examples, config.num_samples = 16, 8
     return config

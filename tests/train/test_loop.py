@@ -384,9 +384,9 @@ def test_the_best_can_be_chosen_by_features(config, tmp_path, untrained_classifi
     best = checkpoints.load_weights(tmp_path / "run", "best").step
     assert best == min(found, key=lambda s: found[s]["samples/fd_digits_cnn"])
     dataset = data.load(config.data)
-    judge = quality.from_config(config, dataset)
     weights = checkpoints.load_weights(tmp_path / "run", 2)
     (phase,) = phases.build(config)
+    judge = quality.from_config(config, dataset, phase.mesh)
     draw = loop.make_draw(phase.method, phase.mesh, 20)
     cond = loop.make_cond(phase.method, phase.config, 20)
     drawn = draw(weights.averaged(), {}, seed=config.seed, num=20, cond=cond)
