@@ -12,7 +12,7 @@ from scipy import linalg, stats
 from genjax import images, methods
 from genjax.config import ConfigError, base_config
 from genjax.losses.likelihood import bits_per_dim
-from genjax.methods.flow import _density
+from genjax.methods.flow import _density, ffjord
 from genjax.networks.dequantizer import Dequantizer
 from genjax.networks.flow import Diagonal
 
@@ -370,3 +370,10 @@ def test_requests_that_cannot_be_met_are_refused():
         made("residual_flow", image, **widths, log_det="power_series")
     with pytest.raises(ConfigError, match="num_couplings"):
         made("nice", point, network=MLP, num_couplings=0)
+
+
+def test_steps_are_held_to_the_worst_example():
+    """Errors of [0, 0, 0] and [3, 4, 1]: the root of 26 / 3, not of 26 / 6."""
+    tree = jnp.array([[[0.0, 0.0]], [[3.0, 4.0]]]), jnp.array([0.0, 1.0])
+    np.testing.assert_allclose(ffjord.worst_norm(tree), (26 / 3) ** 0.5, rtol=1e-6)
+    assert not jax.grad(lambda x: ffjord.worst_norm((x, tree[1])))(0 * tree[0]).any()

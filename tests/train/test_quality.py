@@ -5,10 +5,13 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lpips_weights import backbone_weights, linear_weights
+from PIL import Image
+from safetensors.numpy import save_file
 
 from genjax import data, images
 from genjax.config import ConfigError, base_config
-from genjax.metrics import features
+from genjax.metrics import features, lpips
 from genjax.train import quality, reports, sharding, studies, tables
 from genjax.types import Method
 
@@ -244,6 +247,24 @@ def test_reconstructions_are_compared_in_pixels_and_by_features(
 def test_lpips_of_the_cache_is_explained_where_it_is_missing(cache):
     with pytest.raises(ConfigError, match=r"(?s)lpips_alex.*alexnet-owt-7be5be79"):
         quality.make_lpips("alex")
+
+
+def test_lpips_enlarges_small_images_and_goes_in_batches(cache):
+    """The last of 52 pairs, of the second batch, against Pillow's enlargement."""
+    cache.mkdir()
+    weights = backbone_weights("alex") | linear_weights("alex")
+    save_file(weights, cache / "lpips_alex.safetensors")
+    x, y = np.random.default_rng(0).integers(256, size=(2, 52, 28, 28, 1), dtype="u1")
+    y[0] = x[0]
+    found = quality.make_lpips("alex")(x, y)
+    assert found.shape == (52,) and abs(found[0]) < 1e-9 < found[1:].min()
+    large = [
+        np.asarray(Image.fromarray(z[51, ..., 0]).resize((64, 64), Image.BILINEAR))
+        for z in (x, y)
+    ]
+    large = [np.float32(z)[None, ..., None] / 127.5 - 1 for z in large]
+    expected = lpips.distance(lpips.from_torch(weights), *large)
+    np.testing.assert_allclose(found[51], expected[0], rtol=0.02)  # Grey levels.
 
 
 def test_a_study_shows_real_images_of_the_classes_drawn(model, digits, monkeypatch):
