@@ -86,6 +86,25 @@ def test_the_loss_is_that_of_the_images_codes(model):
     assert not changed and player.networks == ("prior",)
 
 
+def test_the_bound_is_the_priors_and_the_decoders(model):
+    """The decoder's term is the VQ-VAE's own, which is tested with it."""
+    name, method, params, state, batch = model
+    state = {**state, "error": jnp.float32(0.2)}
+    nats, parts = method.log_likelihood(params, state, jax.random.key(0), batch)
+    codes = method.encode(params, state, jax.random.key(0), batch)
+    log_prior = log_likelihood(name, params, codes, batch["label"])
+    np.testing.assert_allclose(-parts["codes"], log_prior, rtol=1e-4)
+    config = config_of(name)
+    config.method, config.model = "vae.vqvae", config.model.vqvae
+    alone = methods.load(config)
+    _, terms = alone.log_likelihood(params, state, jax.random.key(0), batch)
+    np.testing.assert_allclose(
+        parts["reconstruction"], terms["reconstruction"], rtol=1e-5
+    )
+    np.testing.assert_allclose(nats, log_prior - terms["reconstruction"], rtol=1e-4)
+    assert method.bound
+
+
 def test_samples_are_decoded_codes_that_both_samplers_draw_alike(model, monkeypatch):
     name, method, params, state, _ = model
     totals = []

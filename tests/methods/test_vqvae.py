@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import recipes
+from scipy import stats
 
 from genjax import images, methods
 from genjax.config import ConfigError
@@ -69,10 +70,39 @@ def test_only_training_moves_the_averages(kind):
     _, (changed, _) = loss_of(phase, params, state, batch, train=False)
     assert not changed
     _, (changed, _) = loss_of(phase, params, state, batch)
-    assert set(changed) == ({"codebook"} if codebook == "ema" else set())
-    if changed:
+    assert set(changed) == {"error"} | ({"codebook"} if codebook == "ema" else set())
+    if codebook == "ema":
         moved = changed["codebook"]["sums"] - state["codebook"]["sums"]
         assert np.abs(moved).max() > 0
+
+
+def test_the_error_goes_a_hundredth_of_the_way_to_what_training_saw(kind):
+    _, (phase, params, state, batch) = kind
+    state = {**state, "error": jnp.float32(5)}
+    _, (changed, metrics) = loss_of(phase, params, state, batch)
+    expected = 5 + (metrics["reconstruction"] - 5) / 100
+    np.testing.assert_allclose(changed["error"], expected, rtol=1e-6)
+
+
+def test_the_bound_is_of_bins_about_the_drawn_image_and_of_equal_codes(kind):
+    """SciPy's logistic of the error's variance, and 16 codes, each out of 8."""
+    _, (phase, params, state, batch) = kind
+    state = {**state, "error": jnp.float32(0.3)}
+    nats, parts = phase.method.log_likelihood(params, state, jax.random.key(0), batch)
+    latents = phase.method.encode(params, state, jax.random.key(0), batch)
+    drawn = np.float64(phase.method.decode(params, state, latents, {}))
+    scale = np.sqrt(0.3) / stats.logistic.std()
+    edges = (np.arange(257) - 0.5) / 127.5 - 1
+    edges[[0, -1]] = -np.inf, np.inf
+    levels = np.asarray(batch["image"], int)
+    above, below = (
+        stats.logistic.cdf(edges[levels + side], drawn, scale) for side in (1, 0)
+    )
+    expected = np.log(above - below).sum((1, 2, 3))
+    np.testing.assert_allclose(-parts["reconstruction"], expected, rtol=1e-4)
+    np.testing.assert_allclose(parts["codes"], 16 * np.log(8), rtol=1e-6)
+    np.testing.assert_allclose(nats, expected - 16 * np.log(8), rtol=1e-4)
+    assert phase.method.bound
 
 
 def test_every_code_that_is_used_gets_a_gradient_where_gradients_move_it():

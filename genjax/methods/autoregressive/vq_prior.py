@@ -38,10 +38,9 @@ def vq_prior(
 ) -> Method:
     """Draws codes from an autoregressive network, and images of them by the decoder.
 
-    There is no likelihood of images: "loss" is -log P(codes of x) in nats per image,
-    and "bits_per_code" the same for each code. With the decoder's -log p(x | codes) it
-    would bound -log p(x) (Sec. 3.3), but the VQ-VAE does not say how far pixels lie
-    from what it draws.
+    "loss" is -log P(codes of x) in nats per image, and "bits_per_code" the same for
+    each code. With the decoder's -log P(x | codes) it bounds -log P(x): see
+    `vae.vqvae.Model.bound`.
 
     Args:
         config: Resolved.
@@ -60,6 +59,7 @@ def vq_prior(
     head = CodeHead("categorical", grid, model.num_codes)
     codes = over_codes(config, head, prior, conditional)
     (player,) = codes.players
+    frozen = ("error",) if model.by_gradient else ("error", "codebook")
 
     def with_codes(params: Params, model_state: ModelState, batch: Batch) -> Batch:
         return {**batch, "code": model.encode(params, model_state, None, batch)}
@@ -68,8 +68,7 @@ def vq_prior(
         key, prior_key = jax.random.split(key)
         params, model_state = model.init(key, batch)
         own, _ = codes.init(prior_key, with_codes(params, model_state, batch))
-        frozen = {k: v for k, v in model_state.items() if k == "codebook"}
-        return {**params, **own}, frozen
+        return {**params, **own}, {name: model_state[name] for name in frozen}
 
     def loss(
         params: Params,
@@ -83,6 +82,14 @@ def vq_prior(
         batch = with_codes(params, model_state, batch)
         nll, (_, metrics) = player.loss(params, {}, batch, key, step=step, train=train)
         return nll, ({}, {"bits_per_code": metrics["bits_per_dim"]})
+
+    def log_likelihood(
+        params: Params, model_state: ModelState, key: Array, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """log P(x | codes) + log P(codes), nats [B], and minus these two."""
+        batch = with_codes(params, model_state, batch)
+        log_prior, _ = codes.log_likelihood(params, {}, key, batch)
+        return model.bound(params, model_state, batch, batch["code"], log_prior)
 
     def draw_codes(
         params: Params, model_state: ModelState, keys: Array, cond: Mapping[str, Array]
@@ -99,11 +106,13 @@ def vq_prior(
         init=init,
         players=(Player("prior", ("prior",), loss),),
         sample=sample,
+        log_likelihood=log_likelihood,
+        bound=True,
         encode=model.encode,
         decode=model.decode,
         prior=draw_codes,
         cond=codes.cond,
-        frozen=() if model.by_gradient else ("codebook",),
+        frozen=frozen,
     )
 
 

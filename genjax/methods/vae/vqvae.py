@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from genjax import images
 from genjax.config import ConfigError, call, check_count, choose, compute_dtype
 from genjax.losses import quantization
-from genjax.losses.reconstruction import squared_error
+from genjax.losses.reconstruction import discretized_logistic_nll, squared_error
 from genjax.methods._inputs import image_shape
 from genjax.networks.vqvae import Decoder, Encoder
 from genjax.types import Batch, Method, ModelState, Params, Player
@@ -25,14 +25,34 @@ from genjax.types import Batch, Method, ModelState, Params, Player
 def make(config: ConfigDict) -> Method:
     """One player, "vqvae"; config.model holds the arguments of `make_model`.
 
-    Latents are indices, int32 [B, h, w], which have no prior here.
+    Latents are indices, int32 [B, h, w], which have no prior here: the bound of the
+    likelihood takes all for equally probable.
     """
     where = "config.model"
     model = call(make_model, config.model, config, where, where=where)
     own = ("encoder", "decoder") + ("codebook",) * model.by_gradient
     player = Player("vqvae", own, model.loss)
+
+    def log_likelihood(
+        params: Params, model_state: ModelState, key: Array, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """log P(x | codes) + log P(codes), nats [B], and minus these two."""
+        codes = model.encode(params, model_state, key, batch)
+        return model.bound(
+            params,
+            model_state,
+            batch,
+            codes,
+            jnp.full(len(codes), -codes[0].size * math.log(model.num_codes)),
+        )
+
     return Method(
-        init=model.init, players=(player,), encode=model.encode, decode=model.decode
+        init=model.init,
+        players=(player,),
+        log_likelihood=log_likelihood,
+        bound=True,
+        encode=model.encode,
+        decode=model.decode,
     )
 
 
@@ -54,7 +74,8 @@ def make_model(
     all of them, averaged where a Gaussian's likelihood takes half the sum, as the
     codebook's losses are. So neither range nor contrast of the data moves the balance
     that `commitment` strikes. The variance is the first batch's, kept in the model
-    state.
+    state, as is the running average of the squared error: the bound of the likelihood
+    needs to know how far pixels lie from what the decoder draws.
 
     Args:
         config: Resolved.
@@ -65,7 +86,7 @@ def make_model(
         latent_features: D, the width of a code.
         codebook: "ema" moves codes as averages (App. A.1), "gradient" by Eq. 3.
         commitment: Weight beta of the commitment loss.
-        decay: Of the averages, the paper's gamma; "ema" only.
+        decay: Of the averages, the paper's gamma.
         restart: Codes chosen less often than this share of the mean are replaced by
             encoder outputs; 0 replaces none; "ema" only.
     """
@@ -123,7 +144,8 @@ class Model:
             "encoder": encoder["params"],
             "decoder": self.decoder.init(decoder_key, z)["params"],
         }
-        model_state = {"variance": jnp.maximum(x.var(), 1e-4)}
+        variance = jnp.maximum(x.var(), 1e-4)
+        model_state = {"variance": variance, "error": variance}
         codes = quantization.initial_codebook(codes_key, z, self.num_codes)
         if self.by_gradient:
             return {**params, "codebook": {"codes": codes}}, model_state
@@ -149,10 +171,15 @@ class Model:
         changed = {}
         if self.by_gradient:
             values += quantization.codebook_loss(z, codes, indices)
-        elif train:
-            changed = {
-                "codebook": self.follow(model_state["codebook"], z, indices, key)
-            }
+        if train:
+            new = jax.lax.stop_gradient(mse.mean())
+            changed["error"] = (
+                self.decay * model_state["error"] + (1 - self.decay) * new
+            )
+            if not self.by_gradient:
+                changed["codebook"] = self.follow(
+                    model_state["codebook"], z, indices, key
+                )
         metrics = {
             "reconstruction": mse.mean(),
             "commitment": commitment.mean(),
@@ -185,6 +212,36 @@ class Model:
         if self.by_gradient:
             return params["codebook"]["codes"]
         return quantization.ema_codebook(model_state["codebook"])
+
+    def bound(
+        self,
+        params: Params,
+        model_state: ModelState,
+        batch: Batch,
+        indices: Array,
+        log_prior: Array,
+    ) -> tuple[Array, dict[str, Array]]:
+        """A lower bound of log P(x) on 256 levels: one of the terms that it sums.
+
+        Sec. 3.3: log P(x) >= log P(x | codes) + log P(codes). Pixels are logistic, cut
+        into bins, about what the decoder draws; their variance is the error that
+        training saw, under which a Gaussian's likelihood is largest.
+
+        Args:
+            params: Of all networks.
+            model_state: With the codebook and the error.
+            batch: With "image".
+            indices: Of the codes that x is drawn from, int32 [B, h, w].
+            log_prior: log P(codes), nats [B].
+
+        Returns:
+            Nats [B], and {"reconstruction", "codes"}, which sum to minus these.
+        """
+        mean = self.decode(params, model_state, indices, {})
+        scale = jnp.sqrt(3 * model_state["error"]) / jnp.pi
+        log_scale = jnp.full_like(mean, jnp.log(scale))
+        nll = discretized_logistic_nll(mean, log_scale, batch["image"])
+        return log_prior - nll, {"reconstruction": nll, "codes": -log_prior}
 
     def encode(
         self, params: Params, model_state: ModelState, key: Array, batch: Batch
