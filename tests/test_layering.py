@@ -112,3 +112,13 @@ def test_no_file_outside_methods_names_a_method():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant):
                 assert node.value not in names, f"{path}:{node.lineno} names a method"
+
+
+def test_the_trainer_leaves_pytorch_alone():
+    """Importing it takes as long as all else together."""
+    pytest.importorskip("torch")
+    code = "import sys, genjax.train.loop; print('torch' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent
+    )
+    assert run.stdout == "False\n", run.stderr

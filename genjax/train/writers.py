@@ -1,6 +1,7 @@
 """What a run writes about itself: metrics.jsonl, TensorBoard and sample grids."""
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +9,15 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from genjax import images
+
+# Where PyTorch is installed tensorboardX imports it, for seconds, and does not need it.
+_torch = sys.modules.setdefault("torch", None)
+from tensorboardX import SummaryWriter  # noqa: E402
+
+if _torch is None:
+    del sys.modules["torch"]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
