@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" takes two steps in seconds."""
     config = base_config(variant)
     config.method = "autoregressive.pixelrnn"
-    config.num_steps = 5000
+    config.num_steps = 2400
     config.data.update(name="tfds:mnist", batch_size=16)
     config.model = dict(
         output=dict(name="binary", binarize="dynamic"),
@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
             clip_norm=1.0,
         )
     )
-    config.sample_every, config.eval_every, config.eval_examples = 2500, 2500, 2048
+    config.sample_every, config.eval_every, config.eval_examples = 1200, 600, 512
     if variant == "tiny":
         config.num_steps, config.data.batch_size = 2, 8
         config.model.network.update(features=4, num_layers=2, out_features=4)
