@@ -332,12 +332,11 @@ def test_guidance_joins_two_trained_runs(workdir, tmp_path):
         *words, f"--workdir={joined}", f"--config.init_from=({sources[0]},{sources[1]})"
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("ddpm", "ddim"):
-        done = command(
-            "sample.py", f"--workdir={joined}", "--num=3", f"--out={tmp_path / name}",
-            f"--sampler.name={name}", "--guidance_scale=3",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+    done = command(
+        "sample.py", f"--workdir={joined}", "--num=3", f"--out={tmp_path / 'out'}",
+        "--sampler.name=ddim", "--guidance_scale=3",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
     done = command("evaluate.py", f"--workdir={classifier}", "--num=32")
     assert "classifier/accuracy" in done.stdout
 

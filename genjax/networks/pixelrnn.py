@@ -62,21 +62,36 @@ def tiled_mask(num_inputs: int, features: int, num_groups: int) -> np.ndarray:
     return np.tile(one, (1, 4))
 
 
-class RowLSTM(nn.Module):
-    """A residual layer whose states go down the rows, three pixels wide.
-
-    A pixel sees a triangle above it, and not all that comes before.
+class _Layer(nn.Module):
+    """What both recurrent layers share.
 
     Attributes:
-        features: Width of the state; the map has twice as many channels.
+        features: Width of a state; the map has twice as many channels.
         num_groups: Of channels.
-
-    Reference: van den Oord et al., arXiv:1601.06759, Sec. 3.1 and 3.3.
     """
 
     features: int
     num_groups: int = 1
     dtype: Any = None
+
+    def residual(self, x: Array, state: Array) -> Array:
+        """The map plus what the states [..., D] add to it."""
+        mask = group_mask(*self.out.shape, self.num_groups, strict=False)
+        state, out, bias = self._cast(state, self.out * mask, self.out_bias)
+        return x + state @ out + bias
+
+    @nn.nowrap
+    def _cast(self, *arrays: Array) -> list[Array]:
+        return [x.astype(self.dtype or jnp.float32) for x in arrays]
+
+
+class RowLSTM(_Layer):
+    """A residual layer whose states go down the rows, three pixels wide.
+
+    A pixel sees a triangle above it, and not all that comes before.
+
+    Reference: van den Oord et al., arXiv:1601.06759, Sec. 3.1 and 3.3.
+    """
 
     def setup(self):
         """Makes the parameters."""
@@ -95,12 +110,6 @@ class RowLSTM(nn.Module):
         mask = tiled_mask(2 * self.features, self.features, self.num_groups)
         left, here, enter = self._cast(left, here, self.enter)
         return left @ enter[0] + here @ (enter[1] * mask) + self._cast(self.bias)[0]
-
-    def residual(self, x: Array, state: Array) -> Array:
-        """The map plus what the states [..., D] add to it."""
-        mask = group_mask(*self.out.shape, self.num_groups, strict=False)
-        state, out, bias = self._cast(state, self.out, self.out_bias)
-        return x + state @ (out * mask) + bias
 
     def __call__(self, x: Array) -> Array:
         """Maps x [B, H, W, 2 D] to the same shape."""
@@ -140,28 +149,16 @@ class RowLSTM(nn.Module):
         cache = {**cache, **{n: cache[n].at[column].set(v) for n, v in new.items()}}
         return self.residual(x, state), cache
 
-    @nn.nowrap
-    def _cast(self, *arrays: Array) -> list[Array]:
-        return [x.astype(self.dtype or jnp.float32) for x in arrays]
 
-
-class DiagonalBiLSTM(nn.Module):
+class DiagonalBiLSTM(_Layer):
     """A residual layer of two LSTMs from the upper corners, a diagonal at a time.
 
     The state of a pixel follows from those of its left (right) and upper neighbours.
     The map of the one from the right moves a row down, so that no pixel sees its
     future. Past the borders states and cells are zero.
 
-    Attributes:
-        features: Width of a state; the map has twice as many channels.
-        num_groups: Of channels.
-
     Reference: van den Oord et al., arXiv:1601.06759, Sec. 3.2 and 3.3.
     """
-
-    features: int
-    num_groups: int = 1
-    dtype: Any = None
 
     def setup(self):
         """Makes the parameters."""
@@ -181,12 +178,6 @@ class DiagonalBiLSTM(nn.Module):
         x, enter, bias = self._cast(x, self.enter * mask, self.bias)
         flat = x.reshape(-1, x.shape[-1]) @ enter + bias[:, None]
         return flat.reshape(2, *x.shape[:-1], -1)
-
-    def residual(self, x: Array, state: Array) -> Array:
-        """The map plus what the states [..., D] add to it."""
-        mask = group_mask(*self.out.shape, self.num_groups, strict=False)
-        state, out, bias = self._cast(state, self.out * mask, self.out_bias)
-        return x + state @ out + bias
 
     def __call__(self, x: Array) -> Array:
         """Maps x [B, H, W, 2 D] to the same shape."""
@@ -245,10 +236,6 @@ class DiagonalBiLSTM(nn.Module):
         new = {"x": x, "state": state, "cell": cell}
         cache = {**cache, **{n: cache[n].at[column].set(v) for n, v in new.items()}}
         return self.residual(x, state + cache["right"][column]), cache
-
-    @nn.nowrap
-    def _cast(self, *arrays: Array) -> list[Array]:
-        return [x.astype(self.dtype or jnp.float32) for x in arrays]
 
 
 def shift(x: Array, axis: int, back: bool = False) -> Array:
