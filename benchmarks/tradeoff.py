@@ -119,10 +119,14 @@ TINY = Budget(0, 2, 16, 1.0, 16, (8, 16, 24), 0.0)
 BATCH = 4  # Images at once where growth is measured.
 
 
+def short(data_name: str) -> str:
+    """The name of the data as recipes have it: "mnist" of "tfds:mnist"."""
+    return data_name.rpartition(":")[2]
+
+
 def recipe(entry: Entry, data_name: str, variant: str = "") -> ConfigDict:
     """Its config for the data, which then asks for no picture and no evaluation."""
-    short = data_name.rpartition(":")[2]
-    module = f"configs.{entry.recipe}_{short}"
+    module = f"configs.{entry.recipe}_{short(data_name)}"
     try:
         config = importlib.import_module(module).get_config(variant)
     except ModuleNotFoundError:
@@ -311,7 +315,7 @@ def row(
     config.sampler = model.config.sampler
     return {
         "name": entry.name,
-        "recipe": f"{entry.recipe}_{args.data.rpartition(':')[2]}",
+        "recipe": f"{entry.recipe}_{short(args.data)}",
         **json.loads(trained.read_text()),
         **measure(model, judge(model), budget),
         "growth": growth(config, budget, model.config.data.shape[-1]),
@@ -391,8 +395,7 @@ def main() -> None:
     add("--resume", action="store_true", help="keep the methods that are done")
     add("--tiny", action="store_true", help="two steps of tiny networks")
     args = parser.parse_args()
-    short = args.data.rpartition(":")[2]
-    args.workdir = args.workdir or Path("runs") / f"tradeoff_{short}"
+    args.workdir = args.workdir or Path("runs") / f"tradeoff_{short(args.data)}"
     runtime.start()
     args.workdir.mkdir(parents=True, exist_ok=True)
     report = args.workdir / "tradeoff.json"
