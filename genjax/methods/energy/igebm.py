@@ -67,7 +67,8 @@ def igebm(
         buffer_size: Chains that are remembered.
         restart: Share of the drawn chains that start anew, from noise.
         start_scale: New chains start uniformly in [-start_scale, start_scale].
-        magnitude_weight: The paper's alpha, of the squared energies.
+        magnitude_weight: The paper's alpha, of the squared energies. Where it is large
+            chains can be trapped: at 1 / (2 alpha) no end is pushed up any more.
         data_noise: Standard deviation of noise on the data, against energies that get
             ever steeper around discrete grey levels (Nijkamp et al., arXiv:1903.12370).
         conditional: Whether the energy knows the label.
