@@ -32,7 +32,9 @@ def nearest(
     """
     if not 1 <= k <= len(examples):
         raise ValueError(f"k must be from 1 to {len(examples)} examples, got {k}")
-    queries, examples = (x.reshape(len(x), -1) for x in (queries, examples))
+    queries, examples = (
+        np.asarray(x, np.float64).reshape(len(x), -1) for x in (queries, examples)
+    )
     found = []
     for start in range(0, len(queries), ROWS):
         d = distances(queries[start : start + ROWS], examples)
