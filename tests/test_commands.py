@@ -280,6 +280,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
     (saved,) = (int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     last = json.loads(log.read_text().splitlines()[-1])["step"]
     assert saved == last > 0
+    if number == signal.SIGINT:
+        return  # What is saved is the same.
     words[3] = f"--config.num_steps={saved + 5}"
     done = command(*words)
     assert done.returncode == 0, done.stderr[-3000:]

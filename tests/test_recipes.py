@@ -12,7 +12,6 @@ from genjax.train import checkpoints, loop, phases
     "name",
     [
         "ddpm_cifar",
-        "improved_ddpm_cifar",
         "vae_mnist",
         "dcgan_mnist",
     ],
