@@ -14,9 +14,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # Most of the time goes into compiling what then runs for a moment.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import jax
+
 from genjax.train import runtime
 
 runtime.use_all_cores()  # As the commands do.
+# A third of that time again. XLA ends the process at a flag that it does not know.
+if (0, 9, 2) <= jax.__version_info__ < (0, 13):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +38,6 @@ def tfds_data_dir() -> str:
 @pytest.fixture
 def untrained_classifier(tmp_path, monkeypatch) -> Path:
     """A cache folder of its own, and classifiers of features that are not trained."""
-    import jax
-
     from genjax import images
     from genjax.metrics import features
 
