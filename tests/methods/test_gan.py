@@ -53,7 +53,7 @@ def made(name, shape, **fields):
     return methods.load(config)
 
 
-def with_stubs(monkeypatch, name, norm="none", **fields):
+def with_stubs(monkeypatch, name, norm="none", sampler=(), **fields):
     """(discriminator's loss, generator's loss, params) of a method on the stubs."""
     family = methods.__name__ + ".gan._game"
     monkeypatch.setattr(f"{family}.GENERATORS", {"shift": lambda **_: Shift()})
@@ -65,6 +65,7 @@ def with_stubs(monkeypatch, name, norm="none", **fields):
     config = ConfigDict(dict(method=f"gan.{name}", dtype="float32"))
     config.data = dict(shape=(2,))
     config.model = dict(latent_features=2, **networks, **fields)
+    config.sampler = dict(sampler)
     method = methods.load(config)
     params, state = method.init(KEY, POINTS)
     return method, params, state
@@ -241,6 +242,33 @@ def test_samples_are_decoded_latents_of_the_prior(name, shape, prior):
         assert abs(huge).max() <= 1
 
 
+def test_the_discriminator_chooses_among_proposals(monkeypatch):
+    """Samples of N(0.5, I) weighed by exp(s w.x) are N(0.5 + s w, I)."""
+    scale = 0.8
+    method, params, state = with_stubs(
+        monkeypatch, "vanilla", sampler=dict(num_proposals=40, logit_scale=scale)
+    )
+    keys = sampling.image_keys(0, 5000)
+    drawn = np.asarray(method.sample(params, state, keys, {}), np.float64)
+    np.testing.assert_allclose(drawn.mean(axis=0), 0.5 + scale * W, atol=4 / 5000**0.5)
+    np.testing.assert_allclose(np.cov(drawn.T), np.eye(2), atol=6 / 5000**0.5)
+
+
+@pytest.mark.parametrize(
+    "name, sampler, message",
+    [
+        ("wgan", dict(num_proposals=2), "num_proposals must be 1"),
+        ("lsgan", dict(num_proposals=2), "num_proposals must be 1"),
+        ("vanilla", dict(num_proposals=0), "num_proposals must be"),
+        ("vanilla", dict(logit_scale=0.0), "logit_scale must be above 0"),
+        ("wgan_gp", dict(num_steps=50), "num_steps"),
+    ],
+)
+def test_a_sampler_that_cannot_be_is_refused(monkeypatch, name, sampler, message):
+    with pytest.raises(ConfigError, match=message):
+        with_stubs(monkeypatch, name, sampler=sampler)
+
+
 def test_a_game_with_labels_gives_them_to_both_networks():
     class Generator(nn.Module):
         @nn.compact
@@ -255,6 +283,7 @@ def test_a_game_with_labels_gives_them_to_both_networks():
 
     game = Game(Generator(), Discriminator(), (2,), 2, cond=("label",)).checked()
     method = game.method(
+        ConfigDict({"sampler": {}}),
         game.discriminator_loss(lambda real, fake: fake - real),
         game.generator_loss(lambda fake: fake),
     )

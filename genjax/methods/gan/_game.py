@@ -20,6 +20,7 @@ from genjax.methods._inputs import floats
 from genjax.networks import dcgan, resnet_gan
 from genjax.networks.layers import activation
 from genjax.networks.mlp import MLP
+from genjax.samplers.metropolis_hastings import independence_chain
 from genjax.types import Batch, LossFn, Method, ModelState, Params, Player
 
 PRIORS = {
@@ -281,13 +282,25 @@ class Game:
 
     def method(
         self,
+        config: ConfigDict,
         discriminator_loss: LossFn,
         generator_loss: LossFn,
         *,
         discriminator_steps: int = 1,
+        says_log_ratio: bool = False,
     ) -> Method:
-        """The method: `discriminator_steps` of one player, then one of the other."""
+        """The method: `discriminator_steps` of one player, then one of the other.
+
+        Args:
+            config: Resolved; `config.sampler` holds the fields of `Chain`.
+            discriminator_loss: Of the discriminator.
+            generator_loss: Of the generator.
+            discriminator_steps: Updates of the one for one of the other.
+            says_log_ratio: Whether the best discriminator says log(p / q) of the data
+                and the samples, as under the minimax loss.
+        """
         check_count(f"config.model.{self.opponent}_steps", discriminator_steps)
+        chain = call(make_chain, config.sampler, says_log_ratio, where="config.sampler")
         players = (
             Player(
                 self.opponent, (self.opponent,), discriminator_loss, discriminator_steps
@@ -295,8 +308,22 @@ class Game:
             Player("generator", ("generator",), generator_loss),
         )
 
-        def prior(params, model_state, keys, cond):
+        def propose(keys):
             return jax.vmap(lambda key: self.latents(key, 1)[0])(keys)
+
+        def prior(params, model_state, keys, cond):
+            if chain.num_proposals == 1:
+                return propose(keys)
+            weights, inputs = (params, model_state), self.cond_of(cond)
+
+            def log_ratio(z):
+                x, _ = self.generate(*weights, z, *inputs, train=False)
+                logits, _ = self.judge(*weights, x, *inputs, train=False)
+                return chain.logit_scale * logits
+
+            return independence_chain(
+                propose, log_ratio, keys, num_proposals=chain.num_proposals
+            )
 
         def decode(params, model_state, latents, cond):
             inputs = self.cond_of(cond)
@@ -314,6 +341,38 @@ class Game:
             prior=prior,
             cond=self.cond,
         )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """config.sampler: latents chosen by the discriminator, as in arXiv:1811.11357.
+
+    Attributes:
+        num_proposals: Latents that are drawn for a sample; 1 takes the first.
+        logit_scale: What the discriminator's logits are multiplied by. Where a logistic
+            regression that tells real examples from samples by them has this slope,
+            they are calibrated (Sec. 3.2).
+    """
+
+    num_proposals: int = 1
+    logit_scale: float = 1.0
+
+
+def make_chain(
+    says_log_ratio: bool, *, num_proposals: int = 1, logit_scale: float = 1.0
+) -> Chain:
+    """Checks config.sampler; see `Chain`."""
+    check_count("config.sampler.num_proposals", num_proposals)
+    if num_proposals > 1 and not says_log_ratio:
+        raise ConfigError(
+            "config.sampler.num_proposals must be 1: this method's discriminator does "
+            f"not say how likely examples are to be real, got {num_proposals}"
+        )
+    if not logit_scale > 0:
+        raise ConfigError(
+            f"config.sampler.logit_scale must be above 0, got {logit_scale!r}"
+        )
+    return Chain(num_proposals, logit_scale)
 
 
 def make_game(

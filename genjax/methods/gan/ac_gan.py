@@ -99,6 +99,7 @@ def ac_gan(
         cond=("label",),
     ).checked()
     return game.method(
+        config,
         discriminator_loss(game, class_weight),
         generator_loss(game, class_weight),
         discriminator_steps=discriminator_steps,

@@ -70,7 +70,9 @@ def began(
         params, model_state = game.init(key, batch)
         return params, {**model_state, "k": jnp.zeros(())}
 
-    method = game.method(discriminator_loss(game, gamma, k_rate), generator_loss(game))
+    method = game.method(
+        config, discriminator_loss(game, gamma, k_rate), generator_loss(game)
+    )
     return replace(method, init=init)
 
 

@@ -82,7 +82,9 @@ def conditional_gan(
         cond=("label",),
     ).checked()
     return game.method(
+        config,
         game.discriminator_loss(adversarial.minimax_discriminator),
         game.generator_loss(adversarial.non_saturating_generator),
         discriminator_steps=discriminator_steps,
+        says_log_ratio=True,
     )

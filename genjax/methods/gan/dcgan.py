@@ -74,6 +74,8 @@ def dcgan(
     )
     game = replace(game, instance_noise=instance_noise)
     return game.method(
+        config,
         game.discriminator_loss(loss_fn),
         game.generator_loss(adversarial.non_saturating_generator),
+        says_log_ratio=True,
     )

@@ -58,6 +58,7 @@ def lsgan(
     )
     of_generator = functools.partial(adversarial.least_squares_generator, c=c)
     return game.method(
+        config,
         game.discriminator_loss(of_discriminator),
         game.generator_loss(of_generator),
         discriminator_steps=discriminator_steps,

@@ -83,7 +83,9 @@ def sngan(
         cond=("label",) if conditional else (),
     ).checked()
     return game.method(
+        config,
         game.discriminator_loss(of_discriminator),
         game.generator_loss(of_generator),
         discriminator_steps=discriminator_steps,
+        says_log_ratio=loss == "non_saturating",
     )

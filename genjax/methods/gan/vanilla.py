@@ -59,7 +59,9 @@ def vanilla(
     )
     loss_fn = choose(GENERATOR_LOSSES, generator_loss, "config.model.generator_loss")
     return game.method(
+        config,
         game.discriminator_loss(adversarial.minimax_discriminator),
         game.generator_loss(loss_fn),
         discriminator_steps=discriminator_steps,
+        says_log_ratio=True,
     )

@@ -50,6 +50,7 @@ def wgan(
         opponent="critic",
     )
     return game.method(
+        config,
         game.discriminator_loss(adversarial.wasserstein_critic),
         game.generator_loss(adversarial.wasserstein_generator),
         discriminator_steps=critic_steps,

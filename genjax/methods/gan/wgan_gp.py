@@ -59,6 +59,7 @@ def wgan_gp(
         return penalty_weight * penalties.gradient_penalty(values_fn, real, fake, key)
 
     return game.method(
+        config,
         game.discriminator_loss(adversarial.wasserstein_critic, penalty_fn),
         game.generator_loss(adversarial.wasserstein_generator),
         discriminator_steps=critic_steps,
