@@ -48,7 +48,9 @@ def test_the_law_is_that_of_the_transition_matrix(num_proposals):
 def test_an_example_depends_on_its_own_key():
     keys = jax.random.split(jax.random.key(1), 50)
     whole = independence_chain(propose, log_ratio, keys, num_proposals=4)[1]
-    part = independence_chain(propose, log_ratio, keys[np.array([7, 3])], num_proposals=4)[1]
+    part = independence_chain(
+        propose, log_ratio, keys[np.array([7, 3])], num_proposals=4
+    )[1]
     np.testing.assert_array_equal(part, whole[np.array([7, 3])])
 
 
