@@ -11,7 +11,7 @@ def in_bits_per_dim(
     """Adds a "bits_per_dim/x" beside each "nats/x" of an evaluation.
 
     Args:
-        results: {name: {"value", "standard_error", ...}}.
+        results: {name: {"value", "standard_error" if it has one, ...}}.
         num_dims: Numbers in one example.
     """
     added = {}
@@ -19,7 +19,7 @@ def in_bits_per_dim(
         added[name] = dict(entry)
         kind, _, rest = name.partition("/")
         if kind == "nats":
-            units = ("value", "standard_error")
+            units = {"value", "standard_error"} & set(entry)
             bits = {k: bits_per_dim(entry[k], num_dims) for k in units}
             added[f"bits_per_dim/{rest}"] = {**entry, **bits}
     return added

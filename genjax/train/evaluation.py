@@ -388,15 +388,13 @@ def summary(values: np.ndarray, weights: np.ndarray) -> dict[str, float]:
 
     Returns:
         {"value": mean, "standard_error": of that mean, "examples": count}. The standard
-        error of values given per batch is that between batches.
+        error of values given per batch is that between batches; one value has none.
     """
-    x, w = values.astype(np.float64), weights
+    x, w, n = values.astype(np.float64), weights, len(values)
     share = w / w.sum()
     mean = share @ x
-    n = len(x)
-    variance = share @ np.square(x - mean) * n / max(n - 1, 1)
-    return {
-        "value": float(mean),
-        "standard_error": float(np.sqrt(variance / n)) if n > 1 else float("nan"),
-        "examples": int(w.sum()),
-    }
+    entry = {"value": float(mean), "examples": int(w.sum())}
+    if n > 1:
+        variance = share @ np.square(x - mean) * n / (n - 1)
+        entry["standard_error"] = float(np.sqrt(variance / n))
+    return entry

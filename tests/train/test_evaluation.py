@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 from scipy.stats import mannwhitneyu
 
 from genjax.config import ConfigError, base_config, overrides
+from genjax.metrics.likelihood import in_bits_per_dim
 from genjax.train import evaluation, phases, sampling, sharding, writers
 from genjax.types import Method
 
@@ -49,6 +50,8 @@ def test_likelihood_and_its_parts_are_means_over_the_split():
     error = expected.std(ddof=1) / 10
     assert nll["standard_error"] == pytest.approx(error, rel=1e-4)
     assert nll["examples"] == 100
+    alone = in_bits_per_dim(evaluator(method, {"scale": 2.0}).split(digits.test, 1), 64)
+    assert set(alone["bits_per_dim/nll"]) == {"value", "examples"}
 
 
 def test_options_of_the_likelihood_are_held_to_its_signature():
