@@ -5,7 +5,8 @@ python train.py --config=configs/ddpm_digits.py --workdir=runs/ddpm_digits
 Any field can be set: --config.num_steps=100. --config=configs/x.py:tiny takes the
 recipe's tiny variant. The same command resumes an interrupted run. Exit codes: 0 done,
 1 an error (which says what to change), 75 stopped by SIGTERM or SIGINT with everything
-saved, so that the same command goes on.
+saved, so that the same command goes on. --compile_for=v5e:16x16 trains nothing, but
+says what a step would take on that TPU slice; it needs no TPU.
 """
 
 import sys
@@ -23,7 +24,12 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=False,
     accept_new_attributes=True,
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+COMPILE_FOR = flags.DEFINE_string(
+    "compile_for",
+    None,
+    "Do not train: say what a step takes on a TPU slice such as v5e:16x16.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -31,6 +37,15 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected arguments {argv[1:]}")
     from genjax.config import ConfigError
+
+    if COMPILE_FOR.value:
+        from genjax.train import topology
+
+        try:
+            print(topology.report(CONFIG.value, COMPILE_FOR.value))
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
+        return
     from genjax.train import loop, runtime
 
     runtime.start()
@@ -43,6 +58,14 @@ def main(argv: list[str]) -> None:
         sys.exit(EXIT_STOPPED)
 
 
+def has_workdir(values: dict[str, str | None]) -> bool:
+    """Whether there is a folder, or no need of one."""
+    return any(values.values())
+
+
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
+    flags.register_multi_flags_validator(
+        ("workdir", "compile_for"), has_workdir, "--workdir must name the run's folder"
+    )
     app.run(main)

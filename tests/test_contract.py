@@ -8,8 +8,9 @@ import pytest
 import recipes
 
 from genjax import methods
-from genjax.train import checkpoints, loop, phases, sampling
+from genjax.train import checkpoints, phases, sampling, sharding
 from genjax.train.state import TrainState
+from genjax.train.step import make_train_step
 
 METHODS = methods.names()
 
@@ -62,9 +63,7 @@ def step(made):
     phase, state = made
     if not phase.method.players:
         pytest.skip("nothing is trained")
-    runner = loop.Runner.__new__(loop.Runner)
-    runner.phase, runner.config = phase, phase.config
-    return runner.compile(placed(phase, state))
+    return phases.jit_train_step(phase, placed(phase, state))
 
 
 def placed(phase, state):
@@ -79,7 +78,7 @@ def placed(phase, state):
 def next_batch(phase, batches):
     """The next batch, as the runner gives it to the step."""
     batch = {k: v for k, v in next(batches).items() if k != "index"}
-    return loop.sharding.to_global(batch, loop.sharding.split(phase.mesh, 1))
+    return sharding.to_global(batch, sharding.split(phase.mesh, 1))
 
 
 def test_each_player_moves_all_its_weights_and_no_other(made, step):
@@ -90,7 +89,7 @@ def test_each_player_moves_all_its_weights_and_no_other(made, step):
     for player in players:
         alone = step
         if len(players) > 1:
-            alone = loop.make_train_step(
+            alone = make_train_step(
                 replace(phase.method, players=(player,)),
                 phase.optimizers,
                 phase.rates,
@@ -116,10 +115,12 @@ def test_each_player_moves_all_its_weights_and_no_other(made, step):
 
 def test_one_compilation_serves_every_step(made, step):
     phase, state = made
-    before, batches, state = step._cache_size(), phase.batches(), placed(phase, state)
-    for _ in range(3):
-        state, _ = step(state, next_batch(phase, batches), phase.key())
-    assert step._cache_size() == max(before, 1)
+    batches, state = phase.batches(), placed(phase, state)
+    first, *others = (next_batch(phase, batches) for _ in range(3))
+    state, _ = step(state, first, key := phase.key())
+    with jax.no_tracing(True):
+        for batch in others:
+            state, _ = step(state, batch, key)
     assert state.step == 3
 
 

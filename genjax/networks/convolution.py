@@ -70,6 +70,7 @@ def bilinear(name: str, plain: Callable, fast: tuple[Callable, Callable, Callabl
             out = jax.eval_shape(functools.partial(default, **params), a, b)
             return a.update(shape=out.shape)
 
+        primitive.plain = default  # What it does where there is no code of its own.
         primitive.def_impl(jax.jit(primitive.bind, static_argnames="shape"))
         primitive.def_abstract_eval(abstract)
         batching.primitive_batchers[primitive] = batch

@@ -4,7 +4,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +17,17 @@ from tqdm import tqdm
 from genjax.config import ConfigError, nearest
 from genjax.train import evaluation, quality, sharding
 from genjax.train.checkpoints import Checkpoints
-from genjax.train.phases import Phase, abstract_state, build, example, start_state
+from genjax.train.phases import (
+    Phase,
+    abstract_state,
+    build,
+    example,
+    jit_train_step,
+    start_state,
+)
 from genjax.train.sampling import make_cond, make_draw
 from genjax.train.state import TrainState
-from genjax.train.step import all_finite, make_train_step
+from genjax.train.step import all_finite
 from genjax.train.workdir import claim
 from genjax.train.writers import Writer
 from genjax.types import Metrics
@@ -190,7 +197,7 @@ class Runner:
         if not self.phase.method.players:  # It can only sample: keep what it was given.
             self.at_intervals(state, step, batches, last=True)
             return state, True
-        train_step = self.compile(state)
+        train_step = jit_train_step(self.phase, state)
         key = jax.random.fold_in(self.phase.key(), 1)
         place = sharding.split(self.phase.mesh, 1)
         window: list[Metrics] = []
@@ -217,21 +224,6 @@ class Runner:
                 self.at_intervals(state, step, batches, last=last)
                 since += time.monotonic() - pause  # Throughput is that of training.
         return state, step == self.phase.end
-
-    def compile(self, state: TrainState) -> Callable[..., tuple[TrainState, Metrics]]:
-        """The jitted train step; the old state's buffers are given to the new one."""
-        phase = self.phase
-        step = make_train_step(
-            phase.method, phase.optimizers, phase.rates, phase.config
-        )
-        places = jax.tree.map(lambda x: x.sharding, state)
-        whole = sharding.replicated(phase.mesh)
-        return jax.jit(
-            step,
-            in_shardings=(places, sharding.split(phase.mesh, 1), whole),
-            out_shardings=(places, whole),
-            donate_argnums=0,
-        )
 
     def log(
         self,

@@ -1,7 +1,7 @@
 """The stages of a run: each is checked as a whole before anything compiles."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from genjax.config import ConfigError, call, check, phases
 from genjax.train import evaluation, optimizers, sharding
 from genjax.train.checkpoints import load_weights
 from genjax.train.state import TrainState, carry_over, check_names, create
-from genjax.types import Method
+from genjax.train.step import make_train_step
+from genjax.types import Batch, Method, Metrics
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,14 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, data.Dataset]:
     return config, dataset
 
 
-def build(config: ConfigDict) -> list[Phase]:
+def build(
+    config: ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> list[Phase]:
     """Checks everything that can be checked without compiling, for every phase.
+
+    Args:
+        config: From a recipe.
+        devices: To train on; by default all that there are.
 
     Raises:
         ConfigError: At the first thing that cannot work.
@@ -89,7 +96,7 @@ def build(config: ConfigDict) -> list[Phase]:
     for index, phase in enumerate(phases(config)):
         check(phase)
         phase, dataset = resolve(phase)
-        mesh = sharding.make_mesh(phase)
+        mesh = sharding.make_mesh(phase, devices)
         sharding.check_batch(phase, mesh)
         sharding.check_rules(phase.sharding_rules, mesh)
         method = methods.load(phase)
@@ -161,14 +168,51 @@ def sources_of(config: ConfigDict) -> list[Source]:
     return sources
 
 
+def abstract_batch(phase: Phase) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of what a train step takes: [rows, B, ...]."""
+    one = data.gather(phase.dataset.train, np.zeros(1, int))
+    size = phase.config.data.batch_size // phase.config.accumulate
+    place = sharding.split(phase.mesh, 1)
+    return {
+        k: jax.ShapeDtypeStruct(
+            (phase.rows(), size, *v.shape[1:]), v.dtype, sharding=place
+        )
+        for k, v in one.items()
+    }
+
+
 def abstract_state(phase: Phase) -> TrainState:
     """Shapes, dtypes and shardings of the phase's state; nothing is computed."""
+    batch = {
+        k: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        for k, x in abstract_batch(phase).items()
+    }
     shapes = jax.eval_shape(
-        lambda key, batch: initial(phase, key, batch), *example(phase)
+        lambda key, batch: initial(phase, key, batch), phase.key(), batch
     )
     places = sharding.state_shardings(shapes, phase.mesh, phase.config.sharding_rules)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places
+    )
+
+
+def jit_train_step(
+    phase: Phase, state: TrainState
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """The jitted train step; the old state's buffers are given to the new one.
+
+    Args:
+        phase: Whose method is trained.
+        state: Arrays or shapes, of whom the shardings are read.
+    """
+    step = make_train_step(phase.method, phase.optimizers, phase.rates, phase.config)
+    places = jax.tree.map(lambda x: x.sharding, state)
+    whole = sharding.replicated(phase.mesh)
+    return jax.jit(
+        step,
+        in_shardings=(places, sharding.split(phase.mesh, 1), whole),
+        out_shardings=(places, whole),
+        donate_argnums=0,
     )
 
 

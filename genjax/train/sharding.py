@@ -1,6 +1,7 @@
 """Where arrays live: one mesh, rules for the state, batches split by example."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,13 +15,13 @@ from genjax.config import ConfigError
 BATCH_AXES = ("data", "fsdp")  # Both split the examples; fsdp splits the state too.
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
-    """A mesh of all devices with axes ("data", "fsdp").
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with axes ("data", "fsdp") of the devices, by default all there are.
 
     Raises:
         ConfigError: If config.mesh does not multiply to the number of devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     data, fsdp = config.mesh.data, config.mesh.fsdp
     if data == -1:
         data = len(devices) // fsdp
