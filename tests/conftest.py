@@ -11,6 +11,8 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "genjax-tests")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# With the tpu extra JAX would look for a TPU first, and say that there is none.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time goes into compiling what then runs for a moment.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 

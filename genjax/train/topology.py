@@ -77,7 +77,8 @@ def slice_of(topology: str) -> tuple[Chip, list[jax.Device]]:
             "pip install '.[tpu]'"
         )
     jax.config.update("jax_platforms", "cpu")
-    # There is no TPU host to be asked.
+    # There is no TPU host to be asked, and no chip to quarrel about.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", chip.accelerator)
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -195,7 +196,7 @@ def estimate(phase: Phase, chip: Chip) -> Cost:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ConfigError(too_large(str(error).splitlines()[0])) from None
+        raise ConfigError(too_large(str(error).splitlines()[0].rstrip("."))) from None
     memory = compiled.memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
     kept -= memory.alias_size_in_bytes
@@ -269,7 +270,8 @@ def shard_bytes(x: jax.ShapeDtypeStruct) -> int:
 def count_flops(jaxpr: Jaxpr) -> float:
     """FLOP of the matrix products and convolutions in a program, two a multiplication.
 
-    Loops of known length count every turn, others one; of branches the dearest counts.
+    All that is written down counts, used or not. Loops of known length count every
+    turn, others one; of branches the dearest counts.
     Zeros put between the pixels of a strided convolution's cotangent do not count,
     those around an image do.
     """
