@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, choose
+from genjax.config import ConfigError, check, choose
 from genjax.train.phases import (
     Phase,
     abstract_batch,
@@ -98,6 +98,7 @@ def report(config: ConfigDict, topology: str) -> str:
     Raises:
         ConfigError: If the config or the slice cannot work, or memory does not suffice.
     """
+    check(config)
     chip, devices = slice_of(topology)
     config, notes = config.copy_and_resolve_references(), []
     unit, size = len(devices) * config.accumulate, config.data.batch_size
@@ -112,6 +113,8 @@ def report(config: ConfigDict, topology: str) -> str:
         name = f"{phase.config.method}, phase {phase.index}, on {topology}"
         if phase.method.players:
             notes.append(describe(name, estimate(phase, chip)))
+        else:
+            notes.append(f"{name}: trains nothing")
     return "\n".join(notes)
 
 
@@ -238,7 +241,7 @@ def describe(name: str, cost: Cost) -> str:
     ]
     times = ", ".join(f"{k} {1e3 * v:.3g}" for k, v in seconds.items())
     least, most = max(seconds["compute"], seconds["links"]), max(seconds.values())
-    mfu = [100 * seconds["compute"] / t for t in (most, least)]
+    mfu = [100 * seconds["compute"] / t if t else 0.0 for t in (most, least)]
     rows = {
         "chips": f"{cost.chips}, mesh {cost.mesh}",
         "batch": f"{cost.batch_size:,}, {cost.batch_size / cost.chips:g} a chip",
