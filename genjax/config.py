@@ -153,9 +153,9 @@ def get(config: ConfigDict, path: str) -> Any:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The words "; did you mean 'x'?" for the nearest known name, or none."""
+    """How a sentence ends: "; did you mean 'x'?" if a known name is near, or "."."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def call(

@@ -360,15 +360,15 @@ def _tfds_folder(name: str, root: str) -> str:
         newest = max(versions, key=lambda v: [int(part) for part in v.split(".")])
         return os.fspath(folder / newest)
     if folder.exists():
-        there = f"{folder} holds {sorted(found)}"
+        there = f"{folder} holds {sorted(found)}."
     elif epath.Path(root).exists():
         sets = sorted(p.name for p in epath.Path(root).iterdir() if p.is_dir())
         there = f"{root} holds {sets}{nearest(dataset, sets)}"
     else:
-        there = f"{root} does not exist"
+        there = f"{root} does not exist."
     raise ConfigError(
         f"tfds:{name} was not found: expected {folder}/{version or '<version>'}/"
-        f"dataset_info.json, but {there}. {_how_to_get(name, root)} "
+        f"dataset_info.json, but {there} {_how_to_get(name, root)} "
         "If it lies elsewhere, set config.data.data_dir or TFDS_DATA_DIR."
     )
 
