@@ -44,7 +44,10 @@ class WithLabel(nn.Module):
 
 
 def make(config: ConfigDict) -> Method:
-    """Two players; config.model holds the arguments of `conditional_gan`."""
+    """Two players; config.model holds the arguments of `conditional_gan`.
+
+    config.sampler holds the fields of `_game.Chain`.
+    """
     return call(conditional_gan, config.model, config, where="config.model")
 
 

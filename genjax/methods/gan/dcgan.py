@@ -15,7 +15,10 @@ from genjax.types import Method
 
 
 def make(config: ConfigDict) -> Method:
-    """Two players; config.model holds the arguments of `dcgan`."""
+    """Two players; config.model holds the arguments of `dcgan`.
+
+    config.sampler holds the fields of `_game.Chain`.
+    """
     return call(dcgan, config.model, config, where="config.model")
 
 

@@ -32,7 +32,10 @@ LOSSES = {  # Of the discriminator and of the generator.
 
 
 def make(config: ConfigDict) -> Method:
-    """Two players; config.model holds the arguments of `sngan`."""
+    """Two players; config.model holds the arguments of `sngan`.
+
+    config.sampler holds the fields of `_game.Chain`.
+    """
     return call(sngan, config.model, config, where="config.model")
 
 

@@ -20,7 +20,10 @@ GENERATOR_LOSSES = {
 
 
 def make(config: ConfigDict) -> Method:
-    """Two players; config.model holds the arguments of `vanilla`."""
+    """Two players; config.model holds the arguments of `vanilla`.
+
+    config.sampler holds the fields of `_game.Chain`.
+    """
     return call(vanilla, config.model, config, where="config.model")
 
 
