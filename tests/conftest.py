@@ -22,7 +22,7 @@ from genjax.train import runtime
 
 runtime.use_all_cores()  # As the commands do.
 # A third of that time again. XLA ends the process at a flag that it does not know.
-if (0, 9, 2) <= jax.__version_info__ < (0, 13):
+if (0, 10) <= jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
