@@ -389,12 +389,18 @@ def bytes_of(dtype: str, dims: str) -> float:
 
 
 def group_size(line: str) -> int:
-    """Of the chips that take part in one exchange, in any of XLA's notations."""
-    if found := re.search(r"replica_groups=mesh\[(.*?)\].*?\{('axis[^}]*)\}", line):
+    """Of the chips that take part in one exchange, in any of XLA's notations.
+
+    Raises:
+        ValueError: For another one.
+    """
+    if "replica_groups=" not in line:
+        return 1
+    if found := re.search(r"replica_groups=mesh\[(.*?)\].*?\{('[^}]*)\}", line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
         return math.prod(int(sizes[a]) for a in re.findall(r"'(\w+)'", found[2]))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(found[1])
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(found[1].split(","))
-    return 1
+    raise ValueError(f"XLA writes groups of chips in a way that is not known: {line}")
