@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from genjax import data, methods
 from genjax.config import ConfigError, call, check, phases
+from genjax.placement import examples_over
 from genjax.train import evaluation, optimizers, sharding
 from genjax.train.checkpoints import load_weights
 from genjax.train.state import TrainState, carry_over, check_names, create
@@ -208,8 +209,15 @@ def jit_train_step(
     step = make_train_step(phase.method, phase.optimizers, phase.rates, phase.config)
     places = jax.tree.map(lambda x: x.sharding, state)
     whole = sharding.replicated(phase.mesh)
+
+    def train_step(
+        state: TrainState, batches: Batch, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        with examples_over(sharding.split(phase.mesh, 0)):
+            return step(state, batches, key)
+
     return jax.jit(
-        step,
+        train_step,
         in_shardings=(places, sharding.split(phase.mesh, 1), whole),
         out_shardings=(places, whole),
         donate_argnums=0,

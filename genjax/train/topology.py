@@ -370,16 +370,48 @@ def turns(programs: Mapping[str, list[str]]) -> Iterator[tuple[str, int]]:
         yield name, times
         for line in programs[name]:
             loop = re.search(
-                r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line
+                r" while\(%?([\w.\-]+)\).*condition=%?([\w.\-]+), body=%?([\w.\-]+)",
+                line,
             )
             if loop:
-                known = re.findall(r'"known_trip_count":\{"n":"(\d+)"', line)
-                limit = r" s32\[\]\S* constant\((\d+)\)"
-                known = known or re.findall(limit, "\n".join(programs[loop[1]]))
-                stack.append((loop[2], times * int(known[0]) if known else times))
+                start, condition, body = loop.groups()
+                known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+                number = (
+                    int(known[1])
+                    if known
+                    else count_turns(programs[name], start, programs[condition])
+                )
+                stack.append((body, times * number))
             else:
                 called = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
                 stack += [(other, times) for other in called]
+
+
+def count_turns(lines: list[str], start: str, condition: list[str]) -> int:
+    """Of a loop that counts up by one, or 1 if that is not what it does.
+
+    Args:
+        lines: The program that it stands in.
+        start: Name of the tuple that it starts from.
+        condition: The program that compares the count with its limit.
+    """
+    test = "\n".join(condition)
+    limit = re.search(r" s32\[\]\S* constant\((\d+)\)", test)
+    place = re.search(r" s32\[\]\S* get-tuple-element\(.*index=(\d+)", test)
+    if not limit or not place or "direction=LT" not in test:
+        return 1
+    made = dict(
+        found.groups()
+        for line in lines
+        if (found := re.match(r"\s*%?([\w.\-]+) = \S.*? ([\w\-]+\(.*)", line))
+    )
+    parts = re.sub(r"/\*.*?\*/", "", made.get(start, ""))
+    names = re.findall(r"%?([\w.\-]+)", parts.partition("(")[2].partition(")")[0])
+    first = names[int(place[1])] if int(place[1]) < len(names) else ""
+    while found := re.match(r"(?:copy|bitcast)\(%?([\w.\-]+)\)", made.get(first, "")):
+        first = found[1]
+    begin = re.match(r"constant\((\d+)\)", made.get(first, ""))
+    return int(limit[1]) - (int(begin[1]) if begin else 0)
 
 
 def bytes_of(dtype: str, dims: str) -> float:

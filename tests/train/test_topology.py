@@ -81,7 +81,7 @@ def test_flops_of_the_unet_are_those_that_torch_counts():
 
 
 COST = """
-import json, sys
+import importlib, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from configs.ddpm_digits import get_config
@@ -100,6 +100,15 @@ for name, fsdp in [("data", 1), ("fsdp", 4)]:
     }
 params = phases.abstract_state(phase).params
 costs["params"] = sum(4 * x.size for x in jax.tree.leaves(params))
+
+config = importlib.import_module("configs.wgan_gp_digits").get_config()
+config.data.batch_size, config.model.critic_steps = 64, 1
+(phase,) = phases.build(config)
+state, batch = phases.abstract_state(phase), phases.abstract_batch(phase)
+step = phases.jit_train_step(phase, state)
+step = step.trace(state, batch, jax.random.key(0))
+counted = topology.count_flops(step.jaxpr.jaxpr)
+costs["share"] = step.lower().compile().cost_analysis()["flops"] / counted
 
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
 def total(x):
@@ -138,6 +147,8 @@ def test_what_eight_devices_exchange():
     assert split["state"] == pytest.approx(alone["state"] / 4, rel=0.02)
     assert "all-gather" in split["collectives"]
     assert split["flops"] == alone["flops"]
+    # A generator's latents are drawn where the examples lie, an eighth on each.
+    assert costs["share"] < 0.2
     # Five turns, each of ten floats, that a ring of eight sends 2 * 7 / 8 times.
     assert costs["loop"] == {"all-reduce": [5, 5 * 40, 5 * 40 * 2 * 7 / 8]}
 

@@ -20,6 +20,7 @@ from genjax.methods._inputs import floats
 from genjax.networks import dcgan, resnet_gan
 from genjax.networks.layers import activation
 from genjax.networks.mlp import MLP
+from genjax.placement import beside_examples
 from genjax.samplers.metropolis_hastings import independence_chain
 from genjax.types import Batch, LossFn, Method, ModelState, Params, Player
 
@@ -175,7 +176,8 @@ class Game:
 
     def latents(self, key: Array, num: int) -> Array:
         """Draws z for a training batch: float32 [num, D]."""
-        return PRIORS[self.prior](key, (num, self.latent_features))
+        z = PRIORS[self.prior](key, (num, self.latent_features))
+        return beside_examples(z)
 
     def generate(
         self,
