@@ -52,6 +52,8 @@ class Entry:
         changes: To the recipe, {path: value}.
         sampler: The same, of config.sampler.
         shares: The row whose run it takes.
+        at_once: Images in a batch of samples, where the budget may be up after one.
+        alone: Images in a batch where growth is measured.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Entry:
     changes: Mapping[str, Any] = field(default_factory=dict)
     sampler: Mapping[str, Any] = field(default_factory=dict)
     shares: str = ""
+    at_once: int = 64
+    alone: int = 4
 
 
 ENTRIES = {
@@ -80,13 +84,23 @@ ENTRIES = {
     "ffjord": Entry("FFJORD", "ffjord", "yes", "- / 3.40"),
     "residual_flow": Entry("Residual Flow", "residual_flow", "yes", "46.37 / 3.28"),
     "igebm": Entry("IGEBM", "igebm", "yes", "37.9 / -"),
-    "ddpm": Entry("DDPM", "ddpm", "yes", "3.17 / <= 3.75", sampler={"name": "ddpm"}),
+    "ddpm": Entry(
+        "DDPM",
+        "ddpm",
+        "yes",
+        "3.17 / <= 3.75",
+        sampler={"name": "ddpm"},
+        at_once=8,
+        alone=1,
+    ),
     "ddim": Entry(
         "DDIM, 50 steps",
         "ddpm",
         "yes",
         sampler={"name": "ddim", "num_steps": 50},
         shares="ddpm",
+        at_once=8,
+        alone=1,
     ),
 }
 OTHERS = "ProGAN 15.52, BigGAN 14.73"  # FID on CIFAR-10 of families not here yet.
@@ -100,7 +114,7 @@ class Budget:
         minutes: Of training.
         pilot: Steps that find its speed.
         num_samples: For the distance, as many as `sampling_minutes` allow.
-        sampling_minutes: Of drawing these.
+        sampling_minutes: Of drawing these, and of the next.
         num_test: Test images for bits/dim.
         sides: Of images, between which growth is measured.
         seconds: Of timing a call, at least one.
@@ -117,7 +131,6 @@ class Budget:
 
 TINY = Budget(0, 2, 16, 1.0, 16, (8, 16, 24), 0.0)
 PATIENCE = 60.0  # Seconds of a call that is not made again to be timed better.
-BATCH = 4  # Images at once where growth is measured.
 
 
 def short(data_name: str) -> str:
@@ -225,14 +238,34 @@ def timed(call: Callable[[], Any], seconds: float) -> float:
     return float(np.median(times))
 
 
-def growth(config: ConfigDict, budget: Budget, channels: int) -> dict[str, Any]:
+def paced(
+    call: Callable[[int], Any], batch: int, most: int, limit: float
+) -> tuple[float, Any, int]:
+    """A call for as many examples as take `limit` seconds, at least for a batch.
+
+    Returns:
+        Its seconds, what it gives, and for how many examples.
+    """
+    num = min(batch, most)
+    seconds, result = clocked(call, num)  # Compiles, too.
+    if seconds < min(limit, PATIENCE):
+        again, _ = clocked(call, num)
+        num = min(most, max(int(limit / again), 1) * batch)
+        seconds, result = clocked(call, num)
+    return seconds, result, num
+
+
+def growth(
+    config: ConfigDict, budget: Budget, channels: int, batch: int
+) -> dict[str, Any]:
     """Time an image takes at three sizes, and the exponent of its pixels in each."""
     spent: dict[str, list[float]] = {"train": [], "sample": []}
     for side in budget.sides:
         shape = (side, side, channels)
-        step, _ = trainer_step(config.copy_and_resolve_references(), shape, BATCH)
-        spent["train"].append(timed(step, budget.seconds) / BATCH)
-        spent["sample"].append(timed(sampling(config, shape), budget.seconds) / BATCH)
+        step, _ = trainer_step(config.copy_and_resolve_references(), shape, batch)
+        spent["train"].append(timed(step, budget.seconds) / batch)
+        draw = sampling(config, shape, batch)
+        spent["sample"].append(timed(draw, budget.seconds) / batch)
     pixels = np.log(np.square(budget.sides))
     exponents = {
         name: float(np.polyfit(pixels, np.log(values), 1)[0])
@@ -241,31 +274,27 @@ def growth(config: ConfigDict, budget: Budget, channels: int) -> dict[str, Any]:
     return {"sides": budget.sides, "seconds_an_image": spent, "exponents": exponents}
 
 
-def sampling(config: ConfigDict, shape: tuple[int, ...]) -> Callable[[], Any]:
-    """A call that draws `BATCH` images of that shape with untrained weights."""
+def sampling(config: ConfigDict, shape: tuple[int, ...], num: int) -> Callable[[], Any]:
+    """A call that draws so many images of that shape with untrained weights."""
     config = config.copy_and_resolve_references()
     config.data.shape, config.data.num_classes = shape, 10
     method = methods.load(config)
     batch = {
-        "image": jnp.zeros((BATCH, *shape), jnp.uint8),
-        "label": jnp.zeros(BATCH, jnp.int32),
+        "image": jnp.zeros((num, *shape), jnp.uint8),
+        "label": jnp.zeros(num, jnp.int32),
     }
     params, model_state = jax.jit(method.init)(jax.random.key(0), batch)
     cond = {name: batch[name] for name in method.cond}
     draw = jax.jit(method.sample)
-    keys = jax.random.split(jax.random.key(1), BATCH)
+    keys = jax.random.split(jax.random.key(1), num)
     return lambda: jax.block_until_ready(draw(params, model_state, keys, cond))
 
 
 def measure(model: Model, judge: quality.Quality, budget: Budget) -> dict[str, Any]:
     """Samples by speed and distance, bits/dim, and the number of parameters."""
     method, config = model.method, model.config
-    num, limit = model.batch_size, 60 * budget.sampling_minutes
-    seconds, (drawn, _) = clocked(model.samples, num)  # Compiles, too.
-    if seconds < limit:
-        a_batch, _ = clocked(model.samples, num)
-        num = min(budget.num_samples, max(int(limit / a_batch), 1) * num)
-        seconds, (drawn, _) = clocked(model.samples, num)
+    batch, limit = model.batch_size, 60 * budget.sampling_minutes
+    seconds, (drawn, _), num = paced(model.samples, batch, budget.num_samples, limit)
     evaluator = evaluation.Evaluator(
         method,
         config.likelihood,
@@ -277,9 +306,11 @@ def measure(model: Model, judge: quality.Quality, budget: Budget) -> dict[str, A
     )
     bits, density = None, "no"
     if method.log_likelihood is not None:
-        found = evaluator.values(
-            evaluator.likelihood, model.dataset.test, budget.num_test
-        )
+
+        def of_test(num: int) -> Any:
+            return evaluator.values(evaluator.likelihood, model.dataset.test, num)
+
+        _, found, _ = paced(of_test, batch, budget.num_test, limit)
         nats = {"nats/nll": evaluation.summary(*found["nats/nll"])}
         entry = in_bits_per_dim(nats, int(np.prod(config.data.shape)))
         bits = entry["bits_per_dim/nll"]
@@ -288,9 +319,7 @@ def measure(model: Model, judge: quality.Quality, budget: Budget) -> dict[str, A
             density = "yes, of dequantised images"
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(model.params)),
-        "sample_images_per_second": -(-num // model.batch_size)
-        * model.batch_size
-        / seconds,
+        "sample_images_per_second": -(-num // batch) * batch / seconds,
         "sampler": config.sampler.to_dict(),
         "labels": bool(method.cond),
         "distance": judge.distance(drawn),
@@ -313,7 +342,7 @@ def row(
         shutil.rmtree(workdir, ignore_errors=True)  # A run that was interrupted.
         found = train(config, workdir, budget)
         trained.write_text(json.dumps(found))
-    sampler, batch_size = dict(entry.sampler), 64
+    sampler, batch_size = dict(entry.sampler), entry.at_once
     if args.tiny:
         sampler, batch_size = {k: v for k, v in sampler.items() if k != "num_steps"}, 16
     sections = {"sampler": sampler}
@@ -324,7 +353,7 @@ def row(
         "recipe": f"{entry.recipe}_{short(args.data)}",
         **json.loads(trained.read_text()),
         **measure(model, judge(model), budget),
-        "growth": growth(config, budget, model.config.data.shape[-1]),
+        "growth": growth(config, budget, model.config.data.shape[-1], entry.alone),
         "free_form_jacobian": entry.free_form,
         "published": entry.published,
     }
