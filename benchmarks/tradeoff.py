@@ -130,7 +130,7 @@ class Budget:
 
 
 TINY = Budget(0, 2, 16, 1.0, 16, (8, 16, 24), 0.0)
-PATIENCE = 60.0  # Seconds of a call that is not made again to be timed better.
+PATIENCE = 60.0  # Seconds of a batch after which there is no other one.
 
 
 def short(data_name: str) -> str:
@@ -227,12 +227,9 @@ def clocked(call: Callable[..., Any], *args: Any) -> tuple[float, Any]:
 
 
 def timed(call: Callable[[], Any], seconds: float) -> float:
-    """Median seconds of calls that take so long together, after one to compile.
-
-    Where that one takes `PATIENCE` it is the only one: compiling is a small part of it.
-    """
-    first, _ = clocked(call)
-    times: list[float] = [first] if first > PATIENCE else []
+    """Median seconds of calls that take so long together, after one to compile."""
+    call()
+    times: list[float] = []
     while not times or sum(times) < seconds:
         times.append(clocked(call)[0])
     return float(np.median(times))
