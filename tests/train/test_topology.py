@@ -153,6 +153,34 @@ def test_what_eight_devices_exchange():
     assert costs["loop"] == {"all-reduce": [5, 5 * 40, 5 * 40 * 2 * 7 / 8]}
 
 
+LOOP = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from genjax.train import topology
+
+_, devices = topology.slice_of("v5e:2x4")
+mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+def total(x):
+    def turn(carry, row):
+        return jnp.sin(carry + jax.lax.psum(row * carry, "data")), None
+    return jax.lax.scan(turn, x[0], x)[0]
+spec = P(None, "data")
+total = jax.shard_map(total, mesh=mesh, in_specs=spec, out_specs=P("data"))
+x = jax.ShapeDtypeStruct((5, 8192), jnp.float32, sharding=NamedSharding(mesh, spec))
+lowered = jax.jit(total).trace(x).lower(lowering_platforms=("tpu",))
+found = topology.find_collectives(lowered.compile().as_text())
+print({k: (c.count, c.payload) for k, c in found.items()})
+"""
+
+
+@needs_libtpu
+def test_the_turns_of_a_loop_are_found_in_a_tpus_program():
+    """Which says no number of them: it is that of the compared counter."""
+    done = run("-c", LOOP)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "{'all-reduce': (5, 20480.0)}"
+
+
 @needs_libtpu
 def test_a_step_compiles_for_a_slice_and_says_what_it_takes():
     recipe = ROOT / "configs" / "vae_digits.py"
