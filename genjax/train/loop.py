@@ -17,6 +17,7 @@ from tqdm import tqdm
 from genjax.config import ConfigError, nearest
 from genjax.train import evaluation, quality, sharding
 from genjax.train.checkpoints import Checkpoints
+from genjax.train.feed import Feed
 from genjax.train.phases import (
     Phase,
     abstract_state,
@@ -199,17 +200,15 @@ class Runner:
             return state, True
         train_step = jit_train_step(self.phase, state)
         key = jax.random.fold_in(self.phase.key(), 1)
-        place = sharding.split(self.phase.mesh, 1)
+        feed = Feed(batches, sharding.split(self.phase.mesh, 1))
         window: list[Metrics] = []
         seen: list[tuple[int, np.ndarray]] = []
         since, stopped = time.monotonic(), False
         with progress_bar(self.phase, step) as bar:
             while step < self.phase.end and not stopped:
-                batch = next(batches)
-                seen.append((step, batch.pop("index")))
-                state, metrics = train_step(
-                    state, sharding.to_global(batch, place), key
-                )
+                batch, index = next(feed)
+                seen.append((step, index))
+                state, metrics = train_step(state, batch, key)
                 window.append(metrics)
                 step += 1
                 # Not a transfer: the device still has the next steps queued.
@@ -221,7 +220,7 @@ class Runner:
                     self.log(step, window, seen, since, state, bar)
                     window, seen, since = [], [], time.monotonic()
                 pause = time.monotonic()
-                self.at_intervals(state, step, batches, last=last)
+                self.at_intervals(state, step, feed, last=last)
                 since += time.monotonic() - pause  # Throughput is that of training.
         return state, step == self.phase.end
 

@@ -1,0 +1,45 @@
+"""Batches on their way to the devices, one ahead of the step that takes them."""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from genjax.train.sharding import to_global
+
+if TYPE_CHECKING:
+    import grain
+
+
+class Feed:
+    """Iterates over (batch on the devices, index of its examples).
+
+    The next batch is sent before the step that takes this one is given to the devices.
+    A GPU copies an array in once the work that it was given before is done, so that a
+    batch sent after that step would leave the GPU idle while it travels.
+    """
+
+    def __init__(self, batches: "grain.DatasetIterator", place: Sharding):
+        """Starts where `batches` stands; `place` is where arrays go."""
+        self.batches, self.place = batches, place
+        self.fetch()
+
+    def fetch(self) -> None:
+        """Sends the batch after this one."""
+        self.before = self.batches.get_state()
+        batch = next(self.batches)
+        index = batch.pop("index")
+        self.ahead = to_global(batch, self.place), index
+
+    def __iter__(self) -> "Feed":
+        return self
+
+    def __next__(self) -> tuple[dict[str, jax.Array], np.ndarray]:
+        now = self.ahead
+        self.fetch()
+        return now
+
+    def get_state(self) -> dict[str, Any]:
+        """The position before the batch that comes next, for `set_state` of batches."""
+        return self.before
