@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from genjax.networks import convolution
 from genjax.networks.convolution import upsample_nearest
 
 Dtype = Any
 zeros = nn.initializers.zeros
+STATISTICS = "group_norm_statistics"  # What its backward pass does not compute again.
+KEEP_STATISTICS = jax.checkpoint_policies.save_only_these_names(STATISTICS)
 ACTIVATIONS = {
     "relu": nn.relu,
     "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.2),
@@ -128,14 +131,21 @@ class Conv(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps x [B, H, W, C] to [B, H', W', features]."""
+    def __call__(self, x: Array, shift: Array | None = None) -> Array:
+        """Maps x [B, H, W, C] to [B, H', W', features].
+
+        `shift` [B, features] is added to the bias of each example, where given. So the
+        bias has its gradient from that of the shift, without a sum over pixels.
+        """
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if shift is not None:
+            bias = shift if bias is None else bias + shift
+            bias = bias[:, None, None]
         y = self.convolve(x, kernel)
         return y if bias is None else y + bias
 
@@ -209,8 +219,8 @@ def group_norm(
 ) -> Array:
     """Normalises groups of channels, in float32: [B, ..., C] to the same shape.
 
-    The backward pass recomputes everything from x: reading a map once more is cheaper
-    than keeping the three or four that lie between it and the next convolution.
+    Of all that lies between x and the result only the groups' means and variances are
+    kept: reading a map once more is cheaper than keeping the three or four in between.
 
     Args:
         x: Features.
@@ -231,19 +241,27 @@ def group_norm(
         mean = h.mean(axis=1).reshape(b, groups, -1).mean(axis=-1, keepdims=True)
         return jnp.broadcast_to(mean, (b, groups, c // groups)).reshape(b, 1, c)
 
-    @jax.checkpoint
-    def normalise(x, scale, bias):
+    def statistics(x):
         h = x.astype(jnp.float32).reshape(b, -1, c)
-        mean = group_mean(h)
-        # The variance does not depend on a shift. By the mean, it loses no digits, and
-        # as a constant it keeps sums that are zero out of the gradient.
-        shift = jax.lax.stop_gradient(mean)
-        var = group_mean(jnp.square(h - shift)) - jnp.square(mean - shift)
-        scale = scale.astype(jnp.float32).reshape(-1, 1, c)
-        bias = bias.astype(jnp.float32).reshape(-1, 1, c)
-        scale = scale * jax.lax.rsqrt(var + epsilon)
-        y = (h - shift) * scale + (bias - (mean - shift) * scale)
-        return activation(y).reshape(x.shape).astype(dtype or x.dtype)
+        # By the first pixel's mean. A shift loses no digits of the variance, one pass
+        # finds both sums, and as a constant it keeps sums of zero out of the gradient.
+        shift = jax.lax.stop_gradient(group_mean(h[:, :1]))
+        mean = group_mean(h - shift)
+        var = group_mean(jnp.square(h - shift)) - jnp.square(mean)
+        inverse = jax.lax.rsqrt(jnp.maximum(var, 0) + epsilon)
+        return [checkpoint_name(v, STATISTICS) for v in (shift + mean, inverse)]
+
+    @functools.partial(jax.checkpoint, policy=KEEP_STATISTICS)
+    def normalise(x, scale, bias):
+        mean, inverse = statistics(x)
+        # One factor and one term for each example: their gradients are sums over
+        # pixels, which GPUs find faster than those over a whole batch.
+        scale = inverse * scale.astype(jnp.float32).reshape(-1, 1, c)
+        bias = bias.astype(jnp.float32).reshape(-1, 1, c) - mean * scale
+        # Cast from x anew, so that gradients of the two uses meet in the dtype of x:
+        # otherwise a GPU writes a map of float32 in between.
+        h = x.astype(jnp.float32).reshape(b, -1, c)
+        return activation(h * scale + bias).reshape(x.shape).astype(dtype or x.dtype)
 
     return normalise(x, scale, bias)
 
@@ -327,13 +345,13 @@ class ResBlock(nn.Module):
         norm = functools.partial(GroupNorm, activation=nn.silu, dtype=self.dtype)
         h = norm(name="norm_in")(x)
         h = downsample_mean(h) if down else h
-        h = Conv(self.features, upsample=up, dtype=self.dtype, name="conv_in")(h)
+        conv_in = Conv(self.features, upsample=up, dtype=self.dtype, name="conv_in")
         width = 2 * self.features if self.scale_shift else self.features
         emb = nn.Dense(width, dtype=self.dtype, name="emb")(nn.silu(emb))
         if self.scale_shift:
-            h = norm(name="norm_out")(h, *jnp.split(emb, 2, axis=-1))
+            h = norm(name="norm_out")(conv_in(h), *jnp.split(emb, 2, axis=-1))
         else:
-            h = norm(name="norm_out")(h + emb[:, None, None])
+            h = norm(name="norm_out")(conv_in(h, emb))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         # Zero init: the residual branch vanishes at the start of training.
         h = Conv(self.features, kernel_init=zeros, dtype=self.dtype, name="conv_out")(h)
