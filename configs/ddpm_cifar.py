@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
             num_res_blocks=2,
             attention_resolutions=(16,),
             dropout=0.1,
+            fused_attention=True,
         ),
         variance="large",
     )

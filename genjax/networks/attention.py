@@ -12,13 +12,15 @@ from genjax.networks.layers import GroupNorm, zeros
 Dtype = Any
 
 
-def attention(query: Array, key: Array, value: Array) -> Array:
+def attention(query: Array, key: Array, value: Array, *, fused: bool = False) -> Array:
     """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v, softmax in float32.
 
     Args:
         query: [B, L, N, D] for N heads of width D.
         key: [B, M, N, D].
         value: [B, M, N, D].
+        fused: Use cuDNN's kernel where it can be (`suits_cudnn`): it keeps no [L, M]
+            logits, and has a first derivative in reverse mode, but no other.
 
     Returns:
         [B, L, N, D].
@@ -26,11 +28,25 @@ def attention(query: Array, key: Array, value: Array) -> Array:
     Reference:
         Vaswani et al., Attention Is All You Need, arXiv:1706.03762, Eq. 1.
     """
+    if fused and suits_cudnn(query, value):
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     # Heads first: plain matrix products run faster than einsums over [B, L, N, D].
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     logits = (query / query.shape[-1] ** 0.5) @ key.swapaxes(-1, -2)
     weights = jax.nn.softmax(logits.astype(jnp.float32)).astype(value.dtype)
     return (weights @ value).swapaxes(1, 2)
+
+
+def suits_cudnn(query: Array, value: Array) -> bool:
+    """Whether cuDNN's fused attention takes such arrays, on the GPU that JAX uses."""
+    if jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    device = jax.devices()[0]
+    if "cuda" not in device.client.platform_version:
+        return False
+    capability, width = float(device.compute_capability), query.shape[-1]
+    widest = 256 if capability >= 9 else 128
+    return capability >= 8 and width == value.shape[-1] <= widest and width % 8 == 0
 
 
 def split_heads(features: int, num_heads: int, head_features: int | None) -> int:
@@ -57,6 +73,8 @@ def split_heads(features: int, num_heads: int, head_features: int | None) -> int
 class AttentionBlock(nn.Module):
     """Residual self-attention among all pixels, after a group norm.
 
+    `fused` is that of `attention`.
+
     References:
         Ho et al., arXiv:2006.11239, App. B (one head).
         Dhariwal & Nichol, arXiv:2105.05233, Sec. 3 (heads of 64 features).
@@ -65,6 +83,7 @@ class AttentionBlock(nn.Module):
     num_heads: int = 1
     head_features: int | None = None
     dtype: Dtype | None = None
+    fused: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -75,7 +94,8 @@ class AttentionBlock(nn.Module):
         # One matrix for all three; its columns are [query | key | value].
         qkv = nn.Dense(3 * c, dtype=self.dtype, name="qkv")(h)
         qkv = qkv.reshape(b, height * width, 3, heads, c // heads)
-        h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(b, -1, c)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        h = attention(q, k, v, fused=self.fused).reshape(b, -1, c)
         h = nn.Dense(c, kernel_init=zeros, dtype=self.dtype, name="out")(h)
         return x + h.reshape(x.shape)
 

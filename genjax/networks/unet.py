@@ -61,6 +61,8 @@ class Trunk(nn.Module, kw_only=True):
         time_scale: What the times are divided by for "fourier": T for steps 0..T-1.
         fourier_scale: Standard deviation of the Fourier frequencies.
         dtype: What to compute in; parameters are float32.
+        fused_attention: Attend by cuDNN's kernel, in bfloat16 on NVIDIA GPUs; see
+            `attention.attention` for what it cannot do.
         remat: Recompute each block's activations in the backward pass to save memory.
     """
 
@@ -77,6 +79,7 @@ class Trunk(nn.Module, kw_only=True):
     time_scale: float = 1.0
     fourier_scale: float = 16.0
     dtype: Dtype = jnp.float32
+    fused_attention: bool = False
     remat: bool = False
 
     # The methods below create submodules, so they run inside the one compact method of
@@ -122,7 +125,8 @@ class Trunk(nn.Module, kw_only=True):
     def attention(self, x: Array, name: str) -> Array:
         """Applies a new attention block."""
         block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
-        return block(self.num_heads, self.head_features, self.dtype, name=name)(x)
+        heads = self.num_heads, self.head_features
+        return block(*heads, self.dtype, self.fused_attention, name=name)(x)
 
     @nn.nowrap
     def down(self, x: Array, emb: Array, train: bool) -> list[Array]:

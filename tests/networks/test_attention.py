@@ -9,6 +9,7 @@ from genjax.networks.attention import (
     AttentionBlock,
     AttentionPool,
     attention,
+    suits_cudnn,
     split_heads,
 )
 
@@ -92,3 +93,24 @@ def test_pool_of_equal_pixels_without_positions_is_two_linear_maps():
     kv = x[:, 0, 0] @ params["key_value"]["kernel"] + params["key_value"]["bias"]
     expected = kv[:, 8:] @ params["out"]["kernel"] + params["out"]["bias"]
     np.testing.assert_allclose(pool.apply({"params": params}, x), expected, atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+def test_cudnns_attention_equals_ours():
+    """In bfloat16 the two differ by its rounding; so do their gradients."""
+    qkv = jax.random.normal(jax.random.key(0), (3, 2, 64, 2, 64), jnp.bfloat16)
+    assert suits_cudnn(qkv[0], qkv[2])
+
+    def loss(qkv, fused):
+        return jnp.sum(attention(*qkv, fused=fused).astype(jnp.float32) ** 2)
+
+    for fn in (lambda qkv, f: attention(*qkv, fused=f), jax.grad(loss)):
+        ours, theirs = (fn(qkv, fused).astype(jnp.float32) for fused in (False, True))
+        np.testing.assert_allclose(theirs, ours, atol=0.05 * np.abs(ours).max())
+
+
+def test_fused_attention_is_ours_where_there_is_no_cudnn():
+    qkv = jax.random.normal(jax.random.key(0), (3, 2, 5, 2, 8))
+    assert not suits_cudnn(qkv[0], qkv[2])
+    out = attention(*qkv, fused=True)
+    np.testing.assert_array_equal(out, attention(*qkv))
