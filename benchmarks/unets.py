@@ -21,6 +21,7 @@ from genjax.train import runtime
 NETWORKS = {  # DDPM's for CIFAR-10 and a laptop's, by number of parameters.
     "35.7M": dict(features=128, multipliers=(1, 2, 2, 2)),
     "1.0M": dict(features=32, multipliers=(1, 2)),
+    "tiny": dict(features=8, multipliers=(1,)),
 }
 ATTENDS_AT, DROPOUT, SIZE = 16, 0.1, 32
 
@@ -66,7 +67,7 @@ def race(contenders: Mapping[str, Callable | str], rounds: int) -> dict[str, dic
     Args:
         contenders: {name: a call that returns when its work is done, or the reason why
             it cannot run}; the first is ours.
-        rounds: Timed calls of each, after two that warm up.
+        rounds: Timed calls of each, after two that warm up, or one for a single round.
 
     Returns:
         {name: {"seconds": median, "speed_of_ours": median over rounds of its time
@@ -80,11 +81,11 @@ def race(contenders: Mapping[str, Callable | str], rounds: int) -> dict[str, dic
         except Exception as error:  # torch.compile fails where there is no compiler.
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
             del times[name]
-    for i in range(rounds + 1):
+    for i in range(rounds + (rounds > 1)):
         for name in times:
             start = time.perf_counter()
             contenders[name]()
-            if i:
+            if i or rounds == 1:
                 times[name].append(time.perf_counter() - start)
     first = next(iter(times.values()))
     results = {name: {"failed": reason} for name, reason in failed.items()}
