@@ -9,8 +9,8 @@ from genjax.networks.attention import (
     AttentionBlock,
     AttentionPool,
     attention,
-    suits_cudnn,
     split_heads,
+    suits_cudnn,
 )
 
 
