@@ -20,6 +20,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from genjax.train import cluster
+
 NAMES = {"model": "evaluation"}  # Of the file, if it is not the question's.
 OPTIONS = (  # Which of them applies depends on --what.
     "split", "num", "num_samples", "probe", "reconstruct", "lpips", "outliers",
@@ -78,6 +80,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     by("--lpips", choices=("alex", "vgg"), help="also LPIPS, of --reconstruct")
     by("--foreign", metavar="NAME", help="data set to contaminate with, distorting")
     parser.add_argument("--seconds", type=float, help="of a pair in the study (1)")
+    cluster.add_flags(parser.add_argument_group("of several processes").add_argument)
     args, rest = parser.parse_known_args()
     for name in ("num", "probe", "reconstruct"):
         if (value := getattr(args, name)) is not None and value < 1:
@@ -104,7 +107,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     from genjax.config import check_arguments, overrides
     from genjax.train import evaluation, quality, reports, runtime, studies, tables
 
-    runtime.start()
+    runtime.start(**{name: getattr(args, name) for name in cluster.FLAGS})
     model = tables.Model.load(
         args.workdir,
         args.step,

@@ -28,6 +28,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genjax.train import cluster
+
 if TYPE_CHECKING:
     from genjax.train.tables import Model
 
@@ -73,6 +75,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     walk("--known", help="top, bottom, left or right: what --what=complete keeps (top)")
     walk("--sigma", type=float, help="of the noise of --what=denoise (0.3)")
     walk("--axes", type=numbers, help="places in the flattened latent (the first 10)")
+    cluster.add_flags(parser.add_argument_group("of several processes").add_argument)
     args, rest = parser.parse_known_args()
     if args.guidance_scale is not None:
         rest.append(f"--sampler.guidance_scale={args.guidance_scale}")
@@ -93,7 +96,7 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     from genjax.train import runtime, tables, walks
 
     choose({"samples": None, **walks.WALKS}, args.what, "--what")
-    runtime.start()
+    runtime.start(**{name: getattr(args, name) for name in cluster.FLAGS})
     model = tables.Model.load(
         args.workdir,
         args.step,

@@ -14,6 +14,8 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
+from genjax.train import cluster
+
 EXIT_STOPPED = 75  # sysexits.h: EX_TEMPFAIL, try again.
 
 # New fields are let in, because a recipe names only some; what there is not is refused.
@@ -30,6 +32,10 @@ COMPILE_FOR = flags.DEFINE_string(
     None,
     "Do not train: say what a step takes on a TPU slice such as v5e:16x16.",
 )
+DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
+PROCESSES = {
+    name: DEFINE[kind](name, None, text) for name, (kind, text) in cluster.FLAGS.items()
+}
 
 
 def main(argv: list[str]) -> None:
@@ -46,15 +52,15 @@ def main(argv: list[str]) -> None:
         except ConfigError as error:
             sys.exit(f"error: {error}")
         return
-    from genjax.train import loop, runtime
+    from genjax.train import loop, runtime, writers
 
-    runtime.start()
     try:
+        runtime.start(**{name: flag.value for name, flag in PROCESSES.items()})
         finished = loop.train(CONFIG.value, WORKDIR.value)
     except (ConfigError, loop.TrainingDivergedError) as error:
         sys.exit(f"error: {error}")
     if not finished:
-        print("Stopped and saved; run the same command to go on.", file=sys.stderr)
+        writers.say("Stopped and saved; run the same command to go on.")
         sys.exit(EXIT_STOPPED)
 
 

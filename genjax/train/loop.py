@@ -30,7 +30,7 @@ from genjax.train.sampling import make_cond, make_draw
 from genjax.train.state import TrainState
 from genjax.train.step import all_finite
 from genjax.train.workdir import claim
-from genjax.train.writers import Writer
+from genjax.train.writers import Writer, say
 from genjax.types import Metrics
 
 MAX_IN_FLIGHT = 3  # Steps given to the device before the host waits for one.
@@ -124,12 +124,6 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
             + f"  python sample.py --workdir={shlex.quote(str(given))} --num=100"
         )
     return True
-
-
-def say(line: str) -> None:
-    """One line for the person at the terminal, from one process."""
-    if jax.process_index() == 0:
-        print(line, file=sys.stderr)
 
 
 def check_evaluation(phase: Phase) -> None:

@@ -1,6 +1,5 @@
 """The stages of a run: each is checked as a whole before anything compiles."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from genjax.train import evaluation, optimizers, sharding
 from genjax.train.checkpoints import load_weights
 from genjax.train.state import TrainState, carry_over, check_names, create
 from genjax.train.step import make_train_step
+from genjax.train.writers import say
 from genjax.types import Batch, Method, Metrics
 
 
@@ -273,10 +273,7 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
     )
     for params, ema, model_state, rename in sources:
         new, copied, kept = carry_over(state.params, params, rename)
-        print(
-            f"Carried {len(copied)} arrays over; {len(kept)} stay as they were.",
-            file=sys.stderr,
-        )
+        say(f"Carried {len(copied)} arrays over; {len(kept)} stay as they were.")
         entries, copied_state, _ = carry_over(state.model_state, model_state, rename)
         fresh, fresh_state = fresh - set(copied), fresh_state - set(copied_state)
         state = state.replace(

@@ -7,6 +7,8 @@ import jax
 import platformdirs
 from absl import logging
 
+from genjax.train import cluster
+
 # Which operations XLA's CPU backend gives to its library YNNPACK.
 YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
@@ -32,10 +34,16 @@ def has_avx512() -> bool:
     return described.exists() and "avx512f" in described.read_text()
 
 
-def start() -> None:
+def start(**processes: str | int | None) -> None:
     """Joins the cluster, if there is one, and turns the compilation cache on.
 
     The cache lies in the user's cache folder; JAX_COMPILATION_CACHE_DIR moves it.
+
+    Args:
+        **processes: Those of `cluster.join`.
+
+    Raises:
+        ConfigError: If they cannot be joined.
     """
     use_all_cores()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be so.
@@ -44,9 +52,4 @@ def start() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "jax"))
     # Small programs count too: a start makes dozens of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-    try:
-        jax.distributed.initialize()
-    except ValueError as error:
-        # How JAX says that its detection found no cluster: one process it is.
-        if "coordinator_address should be defined" not in str(error):
-            raise
+    cluster.join(**processes)

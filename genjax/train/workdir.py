@@ -1,7 +1,6 @@
 """The run's folder: made for one config, and refused to another."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, flatten, plain
+from genjax.train.writers import say
 
 # Fields that a resumed run may change: they alter no weights' meaning or shape.
 SOFT = (
@@ -55,7 +55,7 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
                 "or the same values:\n" + "\n".join(lines[:10]) + more
             )
         for name, (old, now) in found.items():
-            print(f"Going on with {name}: {old} before, {now} now.", file=sys.stderr)
+            say(f"Going on with {name}: {old} before, {now} now.")
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)

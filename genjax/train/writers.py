@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def say(line: str) -> None:
+    """One line for the person at the terminal, from one process."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr)
+
+
 class Writer:
     """Appends to `<workdir>/metrics.jsonl` and mirrors it to TensorBoard."""
 
