@@ -242,7 +242,8 @@ def train_feature_network(
         accuracy = float((predicted == test["label"]).mean())
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        # Containers on several machines often have one process id.
+        partial = path.with_suffix(f".{jax.process_index()}.{os.getpid()}.partial")
         metadata = {} if accuracy is None else {"accuracy": str(accuracy)}
         save_file(traverse_util.flatten_dict(params, sep="."), partial, metadata)
         partial.replace(path)

@@ -1,10 +1,13 @@
 """The run's folder: made for one config, and refused to another."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, flatten, plain
@@ -26,6 +29,8 @@ SOFT = (
     "sharding_rules",
 )
 
+PATIENCE = 60  # Seconds in which a file must reach the other machines: NFS takes some.
+
 
 def claim(workdir: str | Path, config: ConfigDict) -> Path:
     """Makes the folder, or checks that it was made for this config.
@@ -34,8 +39,14 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
         Its absolute path, with `config.json` in it.
 
     Raises:
-        ConfigError: If it holds a run with another config, with the differences.
+        ConfigError: If it holds a run with another config, with the differences; or
+            if it cannot be written, or not all processes see it.
     """
+    if "://" in str(workdir):
+        raise ConfigError(
+            f"--workdir={workdir} must be a folder, not an address: mount the bucket, "
+            "and name the folder where it is mounted"
+        )
     workdir = Path(workdir).expanduser().resolve()
     path = workdir / "config.json"
     new = plain(config)
@@ -56,6 +67,7 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
             )
         for name, (old, now) in found.items():
             say(f"Going on with {name}: {old} before, {now} now.")
+    problem = None
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -63,10 +75,27 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
             part.write_text(json.dumps(new, indent=1) + "\n")
             part.replace(path)
         except OSError as error:
-            raise ConfigError(
-                f"--workdir={workdir} cannot be written: {error}"
-            ) from None
+            problem = f"--workdir={workdir} cannot be written: {error}"
+    blind = [] if jax.process_count() == 1 else processes_without(path)
+    if problem is None and blind:
+        problem = (
+            f"--workdir={workdir} must lie on storage that all machines share, but "
+            f"what process 0 wrote there did not reach the processes {blind} within "
+            f"{PATIENCE} s"
+        )
+    if problem is not None:
+        raise ConfigError(problem)
     return workdir
+
+
+def processes_without(path: Path) -> list[int]:
+    """Those that do not see a file; all of them are to ask, and get the same answer."""
+    multihost_utils.sync_global_devices("genjax: process 0 has written")
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    sees = multihost_utils.process_allgather(np.array(path.exists()))
+    return np.flatnonzero(~sees).tolist()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from PIL import Image
 
 from configs.ddpm_digits import get_config
-from genjax import data
 from genjax.config import ConfigError, base_config
-from genjax.train import evaluation, loop, quality, sharding
+from genjax.train import evaluation, loop, sharding
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -99,60 +97,6 @@ def test_evaluation_and_samples_on_eight_devices(tmp_path):
     python(8, ROOT / "sample.py", workdir, f"--out={tmp_path / 'out'}", "--num=3")
     with np.load(tmp_path / "out" / "samples.npz") as file:
         assert file["images"].shape == (3, 8, 8, 1)
-
-
-def test_two_processes_train_judge_draw_and_write_as_one(
-    tmp_path, untrained_classifier
-):
-    """As on a cluster: the variables are those that Slurm sets for each process.
-
-    Both take part in the features of 1,501 real images, in batches of 256, and of 9
-    samples.
-    """
-    quality.make_network("cnn", data.load({"name": "digits"}), "digits")
-    words = [
-        ROOT / "train.py", f"--config={ROOT / 'configs' / 'vae_digits.py'}:tiny",
-        "--config.num_steps=4", "--config.log_every=1", "--config.sample_every=2",
-        "--config.eval_every=4", "--config.mesh.fsdp=2", "--config.eval_samples=9",
-        "--config.eval_features=cnn",
-    ]  # fmt: skip
-    python(2, *words, f"--workdir={tmp_path / 'one'}")
-    node = dict(SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NODELIST="127.0.0.1")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *map(str, words), f"--workdir={tmp_path / 'two'}"],
-            env={
-                **os.environ,
-                **node,
-                "SLURM_NTASKS": "2",
-                "SLURM_PROCID": str(i),
-                "SLURM_LOCALID": str(i),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    for process in processes:
-        _, printed = process.communicate(timeout=300)
-        assert process.returncode == 0, printed[-3000:]
-
-    def measured(name: str) -> list[dict]:
-        rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(row) for row in rows]
-
-    one, two = measured("one"), measured("two")
-    assert [row["step"] for row in two] == [1, 2, 3, 4, 4]
-    for a, b in zip(one, two, strict=True):
-        loss = "test/vae/loss" if "test/vae/loss" in a else "vae/loss"
-        assert b[loss] == pytest.approx(a[loss], rel=1e-4)
-    distance = "samples/fd_digits_cnn"
-    assert two[-1][distance] == pytest.approx(one[-1][distance], rel=1e-3)
-    grids = [
-        np.asarray(Image.open(tmp_path / name / "samples" / "00000004.png"), int)
-        for name in ("one", "two")
-    ]
-    assert np.abs(grids[0] - grids[1]).max() <= 2
 
 
 def test_the_first_rule_that_matches_decides():
