@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import cluster_worker
 import jax
 import numpy as np
 import pytest
+import yaml
 from cluster_worker import STEPS, make_config
 from PIL import Image
 
@@ -332,3 +334,26 @@ def test_half_a_cluster_found_is_an_error():
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "ConfigError: JAX could not join" in error and "--num_processes" in error
+
+
+@pytest.mark.parametrize("name, explicit", [("gpu", True), ("tpu", False)])
+def test_the_jobs_of_kubernetes_fit_together_and_the_command(name, explicit):
+    text = (ROOT / "docs" / "kubernetes" / f"{name}.yaml").read_text()
+    service, job = yaml.safe_load_all(text)
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    (mounted,) = container["volumeMounts"]
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert spec["completions"] == spec["parallelism"]
+    assert spec["completionMode"] == "Indexed" and mounted["name"] == volume["name"]
+    command, *words = shlex.split(container["args"][0].removeprefix("exec python "))
+    flags = dict(word.removeprefix("--").split("=", 1) for word in words)
+    assert command == "train.py" and (ROOT / flags.pop("config")).exists()
+    assert flags.pop("workdir").startswith(mounted["mountPath"])
+    if explicit:
+        host = f"{job['metadata']['name']}-0.{pod['subdomain']}"
+        assert flags.pop("coordinator").split(":")[0] == host
+        assert int(flags.pop("num_processes")) == spec["parallelism"]
+        assert flags.pop("process_id") == "$JOB_COMPLETION_INDEX"
+    assert not flags
