@@ -55,7 +55,8 @@ def main(argv: list[str]) -> None:
     from genjax.train import loop, runtime, writers
 
     try:
-        runtime.start(**{name: flag.value for name, flag in PROCESSES.items()})
+        processes = {name: flag.value for name, flag in PROCESSES.items()}
+        runtime.start(stoppable=True, **processes)
         finished = loop.train(CONFIG.value, WORKDIR.value)
     except (ConfigError, loop.TrainingDivergedError) as error:
         sys.exit(f"error: {error}")

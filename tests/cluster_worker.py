@@ -99,7 +99,7 @@ def keep(name: str, path: Path) -> None:
 
 def stopped(folder: Path) -> dict:
     """Trains until process 1 is told to stop, which all of them shall hear."""
-    runtime.start()
+    runtime.start(stoppable=True)
     process = jax.process_index()
     workdir.PATIENCE = 0
     try:

@@ -1,6 +1,7 @@
 """What a command sets up before its first JAX call."""
 
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -34,12 +35,15 @@ def has_avx512() -> bool:
     return described.exists() and "avx512f" in described.read_text()
 
 
-def start(**processes: str | int | None) -> None:
+def start(*, stoppable: bool = False, **processes: str | int | None) -> None:
     """Joins the cluster, if there is one, and turns the compilation cache on.
 
     The cache lies in the user's cache folder; JAX_COMPILATION_CACHE_DIR moves it.
 
     Args:
+        stoppable: Whether the command asks between its steps if it is to stop, as
+            `loop.StopRequest` does. Otherwise SIGTERM ends it at once, although in a
+            cluster JAX takes the signal, for those who ask.
         **processes: Those of `cluster.join`.
 
     Raises:
@@ -53,3 +57,5 @@ def start(**processes: str | int | None) -> None:
     # Small programs count too: a start makes dozens of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     cluster.join(**processes)
+    if not stoppable:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -326,6 +327,21 @@ def test_processes_that_do_not_meet_say_what_to_look_at(process_id):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1 and "Check failure" not in error
     assert f"met at --coordinator={address} within 1 s" in error
+
+
+@pytest.mark.parametrize("stoppable", [True, False])
+def test_a_command_that_does_not_ask_ends_at_sigterm(stoppable):
+    """JAX takes the signal as soon as it is told of a cluster, be it of one."""
+    words = f"stoppable={stoppable}, coordinator='127.0.0.1:{free_port()}'"
+    program = f"""
+import os, signal
+from genjax.train import runtime
+runtime.start({words}, num_processes=1, process_id=0)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    process = start(["-c", program], 1)
+    process.communicate(timeout=60)
+    assert process.returncode == (0 if stoppable else -signal.SIGTERM)
 
 
 def test_half_a_cluster_found_is_an_error():
