@@ -293,7 +293,7 @@ def test_flags_that_cannot_be_are_refused(
     coordinator, num_processes, process_id, words
 ):
     with pytest.raises(ConfigError, match=words):
-        cluster.join(coordinator, num_processes, process_id)
+        cluster.check(coordinator, num_processes, process_id)
 
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "[::1]", "run-0.run"])
