@@ -46,7 +46,8 @@ def base_config(variant: str = "") -> ConfigDict:
     )  # (H, W) to resize a folder's images to.
     config.data.on_bad_file = "skip"  # Or "fail": what an unreadable file does.
     config.data.test_fraction = 0.1  # Held out where a folder has no test split.
-    config.data.num_threads = 1  # Batches prepared at a time, per process.
+    # Batches prepared at a time, per process; -1: one a core, or 1 from memory.
+    config.data.num_threads = -1
     config.data.shape = placeholder(tuple)  # Found in the data: (H, W, C).
     config.data.num_classes = placeholder(int)  # Found in the data.
 
@@ -95,7 +96,7 @@ def base_config(variant: str = "") -> ConfigDict:
 MINIMA = {  # Of the generic fields that are numbers.
     "num_steps": 0,
     "data.batch_size": 1,
-    "data.num_threads": 0,
+    "data.num_threads": -1,
     "accumulate": 1,
     "ema.decay": 0,
     "log_every": 1,

@@ -6,6 +6,7 @@ prefetches and counts is here a whole batch, gathered at once. Its state stays a
 """
 
 import functools
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from genjax.data.transforms import coin_flips, flip_horizontal
 
 if TYPE_CHECKING:
     import grain
+
+MAX_THREADS = 16  # Unless more are asked for: each holds a batch.
 
 
 def batches(
@@ -30,7 +33,7 @@ def batches(
     random_flip: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-    num_threads: int = 1,
+    num_threads: int = -1,
     prefetch: int | None = None,
 ) -> "grain.DatasetIterator":
     """Iterates over batches: dicts of arrays [B / P, ...], or [M, B / P, ...].
@@ -55,6 +58,8 @@ def batches(
         process_index: p, which process this is.
         process_count: P, how many share a batch.
         num_threads: Batches prepared at a time. 0 prepares each when it is asked for.
+            -1 is one a core, 16 at most, where examples are decoded each time, which
+            Pillow does outside the interpreter's lock, and otherwise 1.
         prefetch: Batches held ready; None is max(2, num_threads).
 
     Returns:
@@ -83,6 +88,10 @@ def batches(
         raise ConfigError(f"the seed of the data order must be >= 0, got {seed}")
     if len(source) == 0:
         raise ConfigError("the source has no examples to make batches of")
+
+    if num_threads == -1:
+        in_memory = hasattr(type(source), "columns")  # Asking for them would decode.
+        num_threads = 1 if in_memory else min(MAX_THREADS, os.cpu_count() or 1)
 
     import grain  # Half a second, which scripts that read no data need not wait for.
 

@@ -23,4 +23,6 @@ def flip_horizontal(batch: dict[str, np.ndarray], coins: np.ndarray) -> None:
     """
     for name, value in batch.items():
         if name.startswith("image"):
-            value[coins] = value[coins][..., ::-1, :]
+            # Whole pixels move in half the time that their channels would take.
+            pixels = value.view(f"V{value.itemsize * value.shape[-1]}")[..., 0]
+            pixels[coins] = pixels[coins][..., ::-1]

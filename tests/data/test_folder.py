@@ -342,6 +342,31 @@ def test_held_out_files_stay_held_out(tmp_path):
         _load(tmp_path, test_fraction=1.0)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_large_photos_are_decoded_small(turned, tmp_path, monkeypatch):
+    """640 x 480 to 80 x 60: decoded at half the size, the next above 160 x 120.
+
+    A ramp 30 + 0.2 x + 0.1 y stays one: the pixel (i, j) of the eighth has its centre
+    at x = 8 j + 3.5, y = 8 i + 3.5. Rounding twice and JPEG's coding cost a level each.
+    """
+    y, x = np.mgrid[:480, :640]
+    ramp = np.rint(30 + 0.2 * x + 0.1 * y).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 8 if turned else 1  # A quarter counterclockwise to see it.
+    _save(tmp_path / "a.jpg", ramp, quality=95, exif=exif)
+    sizes, to_array = [], sources.to_array
+    monkeypatch.setattr(
+        sources, "to_array", lambda im, *a: (sizes.append(im.size), to_array(im, *a))[1]
+    )
+    image = _only(tmp_path, image_size=(80, 60) if turned else (60, 80))[..., 0]
+    assert sizes == [(240, 320) if turned else (320, 240)]
+    image = np.rot90(image, -1) if turned else image
+    i, j = np.mgrid[:60, :80]
+    expected = 30 + 0.2 * (8 * j + 3.5) + 0.1 * (8 * i + 3.5)
+    error = np.abs(image - expected)[3:-3, 3:-3]  # Of the edges, filters see one side.
+    assert error.max() < 2 and error.mean() < 0.6
+
+
 def test_a_large_folder_is_decoded_on_demand(tmp_path, monkeypatch):
     for i in range(4):
         shape = (8, 8) if i % 2 else (8, 8, 3)

@@ -1,10 +1,11 @@
 import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
 
-from genjax.data import batches
+from genjax.data import batches, pipeline
 from genjax.data.pipeline import gather
 from genjax.data.sources import InMemory, OnDemand
 
@@ -166,6 +167,30 @@ def test_sources_in_memory_and_on_demand_give_the_same_batches(repeat):
         _take(batches(source, **options), 2),
         strict=True,
     ):
+        _assert_same(a, b)
+
+
+def test_as_many_batches_as_cores_are_decoded_at_a_time(monkeypatch):
+    """No read ends before two others have begun; from memory, one thread suffices."""
+    monkeypatch.setattr(pipeline.os, "cpu_count", lambda: 3)
+    source, together = _images(9), threading.Barrier(3, timeout=20)
+
+    def read(i):
+        together.wait()
+        return source[i]
+
+    lazy = _take(batches(OnDemand("images", 9, read), batch_size=1), 9)
+    threads = set()
+
+    class Watched(InMemory):
+        @property
+        def columns(self):
+            threads.add(threading.get_ident())
+            return source.columns
+
+    kept = _take(batches(Watched("images", 9, dict), batch_size=1), 9)
+    assert len(threads) == 1
+    for a, b in zip(lazy, kept, strict=True):
         _assert_same(a, b)
 
 
