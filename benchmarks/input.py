@@ -100,7 +100,7 @@ def make_folder(folder: Path, suffix: str, num: int) -> None:
 def rate(
     config: ConfigDict, num_threads: int, seconds: float, *, in_memory: bool
 ) -> Row:
-    """Images a second of a recipe's batches, once none is left that was made ahead."""
+    """Images a second of a recipe's batches, after the first of them."""
     config = config.copy_and_resolve_references()
     config.data.num_threads = num_threads
     start = time.perf_counter()
@@ -110,8 +110,6 @@ def rate(
         batches = phase.batches()
         size = math.prod(next(batches)["index"].shape)
         first = time.perf_counter() - start
-        for _ in range(max(2, num_threads, 16 if num_threads < 0 else 0)):
-            next(batches)
         count, processor = 0, time.process_time()
         start = now = time.perf_counter()
         while now - start < seconds:
