@@ -45,6 +45,7 @@ def test_rows_are_kept_and_sorted_by_time(monkeypatch, tmp_path, capsys):
         if name == "guidance":
             return [{"recipe": name, "skipped": "it trains nothing"}]
         timed = dict(lower_seconds=0.5, compile_seconds=seconds[name])
+        timed["compile_processor_seconds"] = 1.0
         return [{"recipe": name, "parameters": 1, "stablehlo_lines": 2, **timed}]
 
     def run(*words):
