@@ -64,3 +64,7 @@ def test_rows_are_kept_and_sorted_by_time(monkeypatch, tmp_path, capsys):
     assert asked[-1] == ("c", "", 9)
     report = json.loads(out.read_text())
     assert set(report["recipes"]) == {"guidance", "a", "b", "c"} and report["device"]
+    # Rows of another variant are not kept, nor any unless that is asked for.
+    assert run("a", "--resume", "--variant=tiny") == ["`a`"]
+    assert asked[-1] == ("a", "tiny", 30)
+    assert run("b", "--variant=tiny") == ["`b`"]
