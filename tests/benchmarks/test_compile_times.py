@@ -51,10 +51,9 @@ def test_rows_are_kept_and_sorted_by_time(monkeypatch, tmp_path, capsys):
     def run(*words):
         monkeypatch.setattr("sys.argv", ["compile_times", *words, f"--out={out}"])
         compile_times.main()
-        return [
-            line.split("|")[1].strip()
-            for line in capsys.readouterr().out.split("\n")[2:-1]
-        ]
+        lines = capsys.readouterr().out.splitlines()
+        assert {line.count("|") for line in lines} == {7}
+        return [line.split("|")[1].strip() for line in lines[2:]]
 
     out = tmp_path / "times.json"
     monkeypatch.setattr(compile_times, "in_own_process", rows)
