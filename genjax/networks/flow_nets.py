@@ -18,6 +18,8 @@ from jax import Array
 
 from genjax.networks.layers import Conv, activation, zeros
 
+MANY = 8  # Residual blocks from which on one is compiled for all of them.
+
 
 class DenseNet(nn.Module):
     """Hidden layers of an MLP, and a last layer that starts at zero.
@@ -41,11 +43,33 @@ class DenseNet(nn.Module):
         return out(x)
 
 
+class ResBlock(nn.Module):
+    """Two 3 x 3 convolutions, the second of which starts at zero, beside the identity.
+
+    Attributes:
+        features: Channels in and out.
+        activation: A key of `layers.ACTIVATIONS`.
+    """
+
+    features: int
+    activation: str = "relu"
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps x [B, H, W, features] to the same shape."""
+        act = activation(self.activation)
+        h = Conv(self.features, dtype=self.dtype, name="conv_in")(act(x))
+        out = Conv(self.features, kernel_init=zeros, dtype=self.dtype, name="conv_out")
+        return x + out(act(h))
+
+
 class ResNet(nn.Module):
     """Residual blocks of 3 x 3 convolutions, and a last one that starts at zero.
 
     Without the paper's batch and weight normalisation: each block starts as the
-    identity instead.
+    identity instead. Eight blocks and more are one, "blocks", whose parameters have a
+    leading axis.
 
     Attributes:
         features: Channels.
@@ -65,7 +89,18 @@ class ResNet(nn.Module):
         """Maps x [B, H, W, C] to [B, H, W, out_features]."""
         act = activation(self.activation)
         x = Conv(self.features, dtype=self.dtype, name="conv_in")(x)
-        for i in range(self.num_blocks):
+        if self.num_blocks >= MANY:
+            blocks = nn.scan(
+                lambda block, x: (block(x), None),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.num_blocks,
+            )
+            block = ResBlock(
+                self.features, self.activation, dtype=self.dtype, name="blocks"
+            )
+            x, _ = blocks(block, x)
+        for i in range(self.num_blocks if self.num_blocks < MANY else 0):
             h = Conv(self.features, dtype=self.dtype, name=f"block_{i}_in")(act(x))
             x = x + Conv(
                 self.features, kernel_init=zeros, dtype=self.dtype, name=f"block_{i}"

@@ -54,6 +54,42 @@ def made(module, shape, scale=0.3):
     return {**variables, "params": params}, x
 
 
+def test_many_residual_blocks_are_those_of_few_one_after_the_other(monkeypatch):
+    """Outputs and gradients against blocks that are called one by one."""
+    net, x = flow_nets.ResNet(4, 3), jax.random.normal(jax.random.key(0), (2, 4, 4, 2))
+    monkeypatch.setattr(flow_nets, "MANY", 3)
+    params = jax.jit(lambda key: net.init(key, x, 5))(jax.random.key(1))["params"]
+    kernels = params["blocks"]["conv_in"]["kernel"]
+    assert kernels.shape == (3, 3, 3, 4, 4) and jnp.ptp(kernels, axis=0).min() > 0
+    random = np.random.RandomState(0)
+    params = jax.tree.map(lambda p: p + random.normal(size=p.shape) / 3, params)
+
+    def one_by_one(params):
+        flat = {name: params[name] for name in ("conv_in", "out")}
+        for i in range(3):
+            block = jax.tree.map(lambda p, i=i: p[i], params["blocks"])
+            flat |= {f"block_{i}_in": block["conv_in"], f"block_{i}": block["conv_out"]}
+        return flat
+
+    @jax.jit
+    def run(params):
+        value = functools.partial(net.apply, x=x, out_features=5)
+        return jax.value_and_grad(lambda p: jnp.square(value({"params": p})).sum())(
+            params
+        )
+
+    loss, grads = run(params)
+    monkeypatch.setattr(flow_nets, "MANY", 4)
+    expected, expected_grads = run(one_by_one(params))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    grads = one_by_one(grads)
+    assert grads.keys() == expected_grads.keys()
+    for name in grads:
+        for leaf in ("kernel", "bias"):
+            a, b = grads[name][leaf], expected_grads[name][leaf]
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
 @pytest.mark.parametrize("name", list(BIJECTIONS))
 def test_inverse_and_log_det_against_the_dense_jacobian(name):
     module, shape = BIJECTIONS[name]
