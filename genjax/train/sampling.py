@@ -31,19 +31,8 @@ def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.n
     Raises:
         ConfigError: If the method cannot sample.
     """
-    if method.sample is None:
-        raise ConfigError("this method does not sample: it has no images to draw")
+    sample = jit_sample(method, mesh)
     batch_size = -(-batch_size // mesh.size) * mesh.size
-
-    def finish(drawn: Array) -> Array:
-        return images.to_uint8(drawn) if drawn.ndim == 4 else drawn
-
-    sample = jax.jit(
-        lambda *args: finish(method.sample(*args)),
-        # Weights as they come: whole on every device, or split under fsdp.
-        in_shardings=(None, None, split(mesh, 0), split(mesh, 0)),
-        out_shardings=replicated(mesh),
-    )
 
     def draw(
         params: Params,
@@ -68,6 +57,28 @@ def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.n
         return np.concatenate(done)[:num]
 
     return draw
+
+
+def jit_sample(
+    method: Method, mesh: Mesh
+) -> Callable[[Params, ModelState, Array, Mapping[str, Array]], Array]:
+    """The jitted `method.sample`, images as uint8, for keys spread over the mesh.
+
+    Raises:
+        ConfigError: If the method cannot sample.
+    """
+    if method.sample is None:
+        raise ConfigError("this method does not sample: it has no images to draw")
+
+    def finish(drawn: Array) -> Array:
+        return images.to_uint8(drawn) if drawn.ndim == 4 else drawn
+
+    return jax.jit(
+        lambda *args: finish(method.sample(*args)),
+        # Weights as they come: whole on every device, or split under fsdp.
+        in_shardings=(None, None, split(mesh, 0), split(mesh, 0)),
+        out_shardings=replicated(mesh),
+    )
 
 
 def image_keys(seed: int, num: int) -> Array:
