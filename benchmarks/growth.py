@@ -5,15 +5,18 @@ python -m benchmarks.growth [--methods vae ddpm ...] [--seconds=20] [--out=growt
 For one method of every family, on the digits enlarged to any side: the trainer's step
 and `method.sample`, jitted as the trainer does, are timed in turns over the sizes, and
 their memory is the compiler's (arguments, temporaries and results of their own on one
-device; XLA says it on a CPU too). An exponent is the slope of log y over log x by least
-squares, with its standard error; "last" is that between the two largest sizes, where
-fixed costs hide least. Against chips the batch as a whole stays the same, nothing runs,
-and work is the FLOP that XLA counts in the program of one of 1, 2, 4 and 8 virtual
-devices, with a loop's body once.
+device; XLA says it on a CPU too). Work is the FLOP of matrix products and convolutions
+in the program as it is written, with every turn of a loop of known length. An exponent
+is the slope of log y over log x by least squares, with its standard error; "last" is
+that between the two largest sizes, where fixed costs hide least.
+
+Against chips the batch as a whole stays the same and nothing runs: memory and work are
+those of one of 1, 2, 4 and 8 virtual devices, and work is what XLA counts in its
+program, all operations, with a loop's body once.
 
 In images 1 is linear: what is above by more than two standard errors, or lastly above
 LIMIT, is marked "worse". In the side 2 is linear in pixels. In chips -1 is ideal; what
-every chip keeps a copy of, weights and optimiser, makes it more.
+every chip has a copy of, weights and optimiser and their updates, makes it more.
 """
 
 import argparse
@@ -30,7 +33,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from benchmarks import steps, unets
-from genjax.train import phases, runtime, sampling, sharding
+from genjax.train import phases, runtime, sampling, sharding, topology
 
 LIMIT = 1.1  # Of a slope between two sizes, whose times are known to a few per cent.
 
@@ -41,20 +44,23 @@ class Entry:
 
     Attributes:
         recipe: In configs/.
-        batches: Images in a step and in a batch of samples, of the recipe's own side.
-        sides: Of images.
-        batch: Images where sides grow, and over all chips.
+        batches: Images in a step and in a batch of samples; of the last many chips
+            make a share each.
+        side: Of these images.
+        sides: Of images, where they grow.
+        batch: So many images of these.
     """
 
     recipe: str
     batches: tuple[int, ...] = (32, 64, 128, 256)
+    side: int = 8
     sides: tuple[int, ...] = (8, 16, 32)
     batch: int = 32
 
 
 METHODS = {
     "vae": Entry("vae_digits", batches=(512, 1024, 2048, 4096), batch=512),
-    "dcgan": Entry("dcgan_digits"),
+    "dcgan": Entry("dcgan_digits", batches=(128, 256, 512, 1024), sides=(16, 32, 64)),
     "gated_pixelcnn": Entry("gated_pixelcnn_digits"),
     "image_transformer": Entry("image_transformer_digits", batch=8),
     "glow": Entry("glow_digits"),
@@ -119,25 +125,26 @@ def sized(config: ConfigDict, batch: int, side: int) -> ConfigDict:
     return config
 
 
-def train_and_sample(config: ConfigDict) -> dict[str, tuple[Callable, Any]]:
-    """{task: (a call that does it once on one device, its compiled program)}."""
+def train_and_sample(config: ConfigDict) -> dict[str, tuple[Callable, Any, Any]]:
+    """{task: (a call that does it once on one device, its program, compiled too)}."""
     step = steps.TrainStep(config, jax.devices()[:1])
     size, method = step.phase.config.data.batch_size, step.phase.method
     batch = {k: x[0] for k, x in step.batches.items()}
     state = jax.tree.map(lambda x: x.copy(), step.state)  # The step gives its own away.
     keys = sampling.image_keys(0, size)
     args = state.params, state.model_state, keys, {k: batch[k] for k in method.cond}
-    sample = sampling.jit_sample(method, step.phase.mesh).lower(*args).compile()
+    traced = sampling.jit_sample(method, step.phase.mesh).trace(*args)
+    sample = traced.lower().compile()
     return {
-        "train step": (step, step.compiled),
-        "sampling": (lambda: jax.block_until_ready(sample(*args)), sample),
+        "train step": (step, step.traced, step.compiled),
+        "sampling": (lambda: jax.block_until_ready(sample(*args)), traced, sample),
     }
 
 
 def against(
     name: str, key: str, x: Sequence[int], configs: list[ConfigDict], seconds: float
 ) -> list[Growth]:
-    """Time and memory of a method's two tasks.
+    """Time, memory and work of a method's two tasks.
 
     Args:
         name: Of the method.
@@ -149,10 +156,11 @@ def against(
     made = [train_and_sample(config) for config in configs]
     found = []
     for task in made[0]:
-        calls, programs = zip(*(each[task] for each in made), strict=True)
+        calls, traced, compiled = zip(*(each[task] for each in made), strict=True)
         y = {
             "time": steps.medians(calls, seconds),
-            "memory": [steps.peak_bytes(program) for program in programs],
+            "memory": [steps.peak_bytes(program) for program in compiled],
+            "work": [topology.count_flops(program.jaxpr.jaxpr) for program in traced],
         }
         for of, values in y.items():
             found.append(
@@ -200,36 +208,35 @@ def shaped(x: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> Array:
 def measure(name: str, entry: Entry, seconds: float, variant: str) -> list[Growth]:
     """Everything of a method on one device."""
     config = load(entry, variant)
-    in_images = [sized(config, batch, entry.sides[0]) for batch in entry.batches]
+    in_images = [sized(config, batch, entry.side) for batch in entry.batches]
     found = against(name, "images", entry.batches, in_images, seconds)
     in_sides = [sized(config, entry.batch, side) for side in entry.sides]
     return found + against(name, "side", entry.sides, in_sides, seconds)
 
 
-def table(found: Sequence[Growth]) -> str:
+UNITS = {"time": ("s", 1.0), "memory": ("MB", 1e6), "work": ("GFLOP", 1e9)}
+
+
+def table(found: Sequence[Growth], against: str) -> str:
     """The exponents in Markdown, a row a method and task."""
-    columns = [
-        ("images", "time"),
-        ("images", "memory"),
-        ("side", "time"),
-        ("side", "memory"),
-        ("chips", "memory"),
-        ("chips", "work"),
-    ]
-    heads = [f"{of} in {key}" for key, of in columns]
-    lines = [f"| method | task | {' | '.join(heads)} |", "|" + "---|" * 8]
-    cells = {(g.method, g.task, g.against, g.of): g for g in found}
+    found = [growth for growth in found if growth.against == against]
+    columns = list(dict.fromkeys(growth.of for growth in found))
+    units = ", ".join(UNITS[of][0] for of in columns)
+    heads = [f"{of}: exponent, last" for of in columns]
+    lines = [f"| method | task | {against} | {' | '.join(heads)} | lastly, {units} |"]
+    lines.append("|" + "---|" * (len(columns) + 4))
+    cells = {(g.method, g.task, g.of): g for g in found}
     for method, task in dict.fromkeys((g.method, g.task) for g in found):
-        row = [method, task]
-        for column in columns:
-            g = cells.get((method, task, *column))
-            row.append(said(g) if g else "not run")
-        lines.append(f"| {' | '.join(row)} |")
+        row = [cells[method, task, of] for of in columns]
+        sizes = f"{row[0].x[0]} to {row[0].x[-1]}"
+        ends = ", ".join(f"{g.y[-1] / UNITS[g.of][1]:.3g}" for g in row)
+        texts = [method, task, sizes, *map(said, row), ends]
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
 def said(growth: Growth) -> str:
-    """An exponent in words: 0.93 +- 0.02, last 0.97."""
+    """An exponent in words: 0.93 +- 0.02, 0.97."""
     text = f"{growth.exponent:.2f} +- {growth.standard_error:.2f}, {growth.last:.2f}"
     return f"{text} worse" if growth.worse else text
 
@@ -252,7 +259,7 @@ def main() -> None:
         found = []
         for name in args.methods:
             entry = METHODS[name]
-            config = sized(load(entry, variant), entry.batch, entry.sides[0])
+            config = sized(load(entry, variant), entry.batches[-1], entry.side)
             found += on_chips(name, config, args.chips)
         print(json.dumps([asdict(growth) for growth in found]))
         return
@@ -264,8 +271,8 @@ def main() -> None:
         words += ["--chips", *map(str, args.chips)]
         rows = steps.on_virtual_devices(max(args.chips), "benchmarks.growth", *words)
         found += [Growth(**row) for row in rows]
-    print("An exponent, its standard error, and that of the last two sizes.\n")
-    print(table(found))
+    for key in dict.fromkeys(growth.against for growth in found):
+        print(table(found, key), end="\n\n")
     if args.out:
         rows = [asdict(growth) | {"worse": growth.worse} for growth in found]
         report = {

@@ -21,10 +21,7 @@ COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
 def recipe(words: str) -> ConfigDict:
-    """The config that train.py would read for --config=<words>: a file, or file:tiny.
-
-    Phases but the first are left out.
-    """
+    """The config that train.py reads for --config=<words>: a file, or file:tiny."""
     path, _, variant = words.partition(":")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or not Path(path).is_file():
@@ -38,11 +35,12 @@ def recipe(words: str) -> ConfigDict:
 
 
 class TrainStep:
-    """A phase's train step, compiled, with a state and batches for it.
+    """A run's train step, compiled, with a state and batches for it.
 
     Attributes:
-        phase: The first of the config's.
-        compiled: The program of one step, on every device.
+        phase: The first of the run's.
+        traced: The program of one step as it is written.
+        compiled: The same on each device.
         images: That all the players' updates of a step see.
     """
 
@@ -56,7 +54,8 @@ class TrainStep:
             self.phase.key(), sharding.replicated(self.phase.mesh)
         )
         step = phases.jit_train_step(self.phase, self.state)
-        self.compiled = step.lower(self.state, self.batches, self.key).compile()
+        self.traced = step.trace(self.state, self.batches, self.key)
+        self.compiled = self.traced.lower().compile()
         options = self.phase.config
         rows = self.phase.rows() // options.accumulate
         self.images = options.data.batch_size * rows

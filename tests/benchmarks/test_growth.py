@@ -67,16 +67,21 @@ def test_a_tiny_vae_grows_linearly_and_is_shared_by_chips(
     growth.main()
     rows = json.loads(out.read_text())["growth"]
     found = {(g["task"], g["against"], g["of"]): g for g in rows}
-    assert len(found) == 12
+    assert len(found) == 16
     for task in ("train step", "sampling"):
         memory = found[task, "images", "memory"]
         line = stats.linregress(memory["x"], memory["y"])
         assert line.rvalue > 0.999 and line.intercept > 0
         assert 0.3 < memory["exponent"] <= 1 and not memory["worse"]
         assert min(found[task, "side", "time"]["y"]) > 0
+        assert found[task, "images", "work"]["exponent"] == pytest.approx(1)
         work = found[task, "chips", "work"]
         assert -1.01 < work["exponent"] < -0.95 and work["x"] == [1, 2]
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[2].strip() for line in lines[2:]] == [
-        "task", "---", "train step", "sampling",
+    said = capsys.readouterr().out.split("\n\n")
+    assert [text.split("|")[3].strip() for text in said[:-1]] == [
+        "images", "side", "chips",
     ]  # fmt: skip
+    for text in said[:-1]:
+        assert [line.split("|")[2].strip() for line in text.splitlines()[2:]] == [
+            "train step", "sampling",
+        ]  # fmt: skip
