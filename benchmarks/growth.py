@@ -65,7 +65,7 @@ METHODS = {
     "image_transformer": Entry("image_transformer_digits", batch=8),
     "glow": Entry("glow_digits"),
     "igebm": Entry("igebm_digits", batch=16),
-    "ddpm": Entry("ddpm_digits", batch=16),
+    "ddpm": Entry("ddpm_digits", batches=(16, 32, 64, 128), batch=8),
 }
 
 
