@@ -9,6 +9,7 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
+from genjax.placement import whole
 from genjax.train.state import TrainState
 from genjax.types import Batch, Method, Metrics, ModelState, Params, Player
 
@@ -42,10 +43,12 @@ def make_train_step(
         own = {name: state.params[name] for name in player.networks}
 
         def loss_fn(own, model_state, batch, key):
-            params = {**state.params, **own}  # The other networks are constants here.
-            return player.loss(
-                params, model_state, batch, key, step=state.step, train=True
+            # The other networks are constants here.
+            params = whole({**state.params, **own})
+            loss, (changed, metrics) = player.loss(
+                params, statistics(model_state), batch, key, step=state.step, train=True
             )
+            return loss, (statistics(changed), metrics)
 
         def add(carry, inputs):
             model_state, total = carry
@@ -126,6 +129,14 @@ def make_train_step(
         return state, {**metrics, "bad": bad}
 
     return train_step
+
+
+def statistics(model_state: ModelState) -> ModelState:
+    """The model state with vectors and matrices gathered; buffers of images stay split.
+
+    The channels of a batch norm's means would otherwise split the activations' too.
+    """
+    return jax.tree.map(lambda x: whole(x) if x.ndim <= 2 else x, model_state)
 
 
 def scan(body: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:

@@ -145,7 +145,10 @@ def test_what_eight_devices_exchange():
     assert alone["state"] > 4 * params  # Weights, their average, and Adam's two.
     # Split over four, a quarter each but for what is too small, and it is gathered.
     assert split["state"] == pytest.approx(alone["state"] / 4, rel=0.02)
-    assert "all-gather" in split["collectives"]
+    # Weights alone: no activations, which would grow with the batch.
+    assert set(split["collectives"]) == {"all-gather", "all-reduce"}
+    for _, payload in split["collectives"].values():
+        assert payload == pytest.approx(params, rel=0.03)
     assert split["flops"] == alone["flops"]
     # A generator's latents are drawn where the examples lie, an eighth on each.
     assert costs["share"] < 0.2
