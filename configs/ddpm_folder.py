@@ -28,7 +28,6 @@ def get_config(variant: str = "") -> ConfigDict:
             scale_shift=True,
             resblock_updown=True,
             dropout=0.1,
-            remat=False,
         ),
         prediction="v",
         conditional=False,

@@ -31,10 +31,10 @@ def get_config(variant: str = "") -> ConfigDict:
             qk_features=128,
             mlp_features=512,
             dropout=0.25,
-            remat=True,
             pattern=dict(name="strided", stride=96),
         ),
     )
+    config.remat = True
     config.optimizers = dict(
         transformer=dict(
             name="adamw",

@@ -56,6 +56,7 @@ def base_config(variant: str = "") -> ConfigDict:
     config.sampler = ConfigDict()  # The sampler's keyword arguments.
     config.likelihood = ConfigDict()  # Those of the likelihood's estimate, if any.
     config.accumulate = 1  # Micro-batches that one update averages over.
+    config.remat = False  # Keep blocks' inputs alone, and compute the rest again.
     config.ema = ConfigDict()
     config.ema.networks = ()  # Networks to keep an average of; it is what samples.
     config.ema.decay = 0.9999

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from genjax.networks import rematerialisation
 from genjax.networks.layers import (
     Conv,
     activation,
@@ -93,7 +94,7 @@ class ConvEnergy(nn.Module):
                     dtype=self.dtype,
                     name=f"level_{level}_block_{i}",
                 )
-                h = block(h, label, train=train)
+                h = rematerialisation.apply(block, h, label, train=train)
         h = activation(self.activation)(h).astype(jnp.float32).sum(axis=(1, 2))
         out = nn.Dense(1, use_bias=False, name="out")
         return normalised(out, h, self.norm, train=train)[:, 0]

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from genjax.networks import rematerialisation
 from genjax.networks.layers import zeros
 
 
@@ -295,9 +296,12 @@ class Repeated(nn.Module):
 
     def forward(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
         """x [B, ...] -> (y of the same shape, log_det [B])."""
-        y, log_dets = self.scan(lambda part, x: part.forward(x, train=train))(
-            self.part, x
-        )
+
+        def step(part: nn.Module, x: Array) -> tuple[Array, Array]:
+            return part.forward(x, train=train)
+
+        step = rematerialisation.block(step, "a step of the flow")
+        y, log_dets = self.scan(step)(self.part, x)
         return y, log_dets.sum(axis=0)
 
     def inverse(self, y: Array) -> Array:

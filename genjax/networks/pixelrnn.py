@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genjax.networks import stack
+from genjax.networks import rematerialisation, stack
 from genjax.networks.convolution import direct_conv
 from genjax.networks.pixelcnn import group_mask
 
@@ -310,6 +310,7 @@ class PixelRNN(nn.Module):
         def layer(x, params):
             return block.apply({"params": params}, x), None
 
+        layer = rematerialisation.block(layer, "a layer", jax.checkpoint)
         return self._outputs(jax.lax.scan(layer, x, self.blocks)[0])
 
     @nn.nowrap

@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from genjax.networks import rematerialisation
 from genjax.networks.convolution import upsample_nearest
 from genjax.networks.layers import Conv, downsample_mean
 from genjax.networks.normalization import BatchNorm, SpectralNorm
@@ -86,7 +87,7 @@ class Generator(nn.Module):
             block = GeneratorBlock(
                 features, self.num_classes, self.dtype, name=f"block_{i}"
             )
-            x = block(x, label, train=train)
+            x = rematerialisation.apply(block, x, label, train=train)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
         out = Conv(channels, kernel_init=GLOROT, dtype=self.dtype, name="out")
         return jnp.tanh(out(x).astype(jnp.float32))
@@ -186,7 +187,7 @@ class Discriminator(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{i}",
             )
-            x = block(x, train=train)
+            x = rematerialisation.apply(block, x, train=train)
         h = POOLS[self.pool](nn.relu(x).astype(jnp.float32), axis=(1, 2))
         out = nn.Dense(
             self.num_outputs,

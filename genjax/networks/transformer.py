@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genjax.networks import stack
+from genjax.networks import rematerialisation, stack
 
 PATTERNS = ("full", "local", "strided", "fixed")
 
@@ -255,7 +255,6 @@ class Transformer(nn.Module):
         mlp_features: Of the hidden layers.
         dropout: Share of the branches' outputs that is dropped in training.
         pattern: Of attention.
-        remat: Whether the backward pass computes blocks again to save memory.
 
     Reference: Child et al., arXiv:1904.10509, Sec. 5.
     """
@@ -271,7 +270,6 @@ class Transformer(nn.Module):
     mlp_features: int | None = None
     dropout: float = 0.0
     pattern: Pattern = Pattern()
-    remat: bool = False
     dtype: Any = None
 
     def setup(self):
@@ -340,7 +338,7 @@ class Transformer(nn.Module):
         keys = jnp.arange(self.num_blocks)
         if dropped:
             keys = jax.random.split(self.make_rng("dropout"), self.num_blocks)
-        layer = jax.checkpoint(layer) if self.remat else layer
+        layer = rematerialisation.block(layer, "a layer", jax.checkpoint)
         h, _ = jax.lax.scan(layer, h.astype(self.dtype), (self.blocks, keys))
         return self.out(self.norm(h))
 

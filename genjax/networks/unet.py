@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from genjax.networks import rematerialisation
 from genjax.networks.attention import AttentionBlock
 from genjax.networks.layers import (
     Conv,
@@ -63,7 +64,6 @@ class Trunk(nn.Module, kw_only=True):
         dtype: What to compute in; parameters are float32.
         fused_attention: Attend by cuDNN's kernel, in bfloat16 on NVIDIA GPUs; see
             `attention.attention` for what it cannot do.
-        remat: Recompute each block's activations in the backward pass to save memory.
     """
 
     features: int = 128
@@ -80,7 +80,6 @@ class Trunk(nn.Module, kw_only=True):
     fourier_scale: float = 16.0
     dtype: Dtype = jnp.float32
     fused_attention: bool = False
-    remat: bool = False
 
     # The methods below create submodules, so they run inside the one compact method of
     # a subclass; nowrap keeps the names flat.
@@ -115,18 +114,19 @@ class Trunk(nn.Module, kw_only=True):
             name=name,
             **resize,
         )
-
-        def apply(block, x, emb):
-            return block(x, emb, train=train)
-
-        return (nn.remat(apply) if self.remat else apply)(block, x, emb)
+        return rematerialisation.apply(block, x, emb, train=train)
 
     @nn.nowrap
     def attention(self, x: Array, name: str) -> Array:
         """Applies a new attention block."""
-        block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
-        heads = self.num_heads, self.head_features
-        return block(*heads, self.dtype, self.fused_attention, name=name)(x)
+        block = AttentionBlock(
+            self.num_heads,
+            self.head_features,
+            self.dtype,
+            self.fused_attention,
+            name=name,
+        )
+        return rematerialisation.apply(block, x)
 
     @nn.nowrap
     def down(self, x: Array, emb: Array, train: bool) -> list[Array]:

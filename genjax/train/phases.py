@@ -1,5 +1,6 @@
 """The stages of a run: each is checked as a whole before anything compiles."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from genjax import data, methods
 from genjax.config import ConfigError, call, check, phases
+from genjax.networks.rematerialisation import recomputed_blocks
 from genjax.placement import examples_over
 from genjax.train import evaluation, optimizers, sharding
 from genjax.train.checkpoints import load_weights
@@ -135,6 +137,12 @@ def build(
             )
         )
         start = end
+    for phase in result:
+        if phase.config.remat and phase.method.players:
+            state, key = abstract_state(phase), jax.eval_shape(phase.key)
+            jax.eval_shape(
+                jit_train_step(phase, state), state, abstract_batch(phase), key
+            )
     return result
 
 
@@ -210,11 +218,20 @@ def jit_train_step(
     places = jax.tree.map(lambda x: x.sharding, state)
     whole = sharding.replicated(phase.mesh)
 
+    recomputed = recomputed_blocks if phase.config.remat else contextlib.nullcontext
+
     def train_step(
         state: TrainState, batches: Batch, key: Array
     ) -> tuple[TrainState, Metrics]:
-        with examples_over(sharding.split(phase.mesh, 0)):
-            return step(state, batches, key)
+        with examples_over(sharding.split(phase.mesh, 0)), recomputed() as blocks:
+            result = step(state, batches, key)
+        if blocks == []:
+            raise ConfigError(
+                "config.remat=True finds nothing to compute again: "
+                f"{phase.config.method} has no network of blocks here. To save memory "
+                "raise config.accumulate"
+            )
+        return result
 
     return jax.jit(
         train_step,

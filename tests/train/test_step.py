@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import recipes
 
-from genjax.config import base_config
+from genjax.config import ConfigError, base_config
+from genjax.train import phases
 from genjax.train.optimizers import make as make_optimizer
 from genjax.train.state import create
 from genjax.train.step import make_train_step
@@ -128,3 +130,17 @@ def test_the_optimizer_is_optax():
         ours, a = made.update(w, a, w)
         theirs, b = tx.update(w, b, w)
         np.testing.assert_allclose(ours["w"], theirs["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sngan_digits", "igebm_cifar", "glow_digits"])
+def test_networks_of_blocks_can_be_computed_again(name, tmp_path):
+    config = recipes.without_files(recipes.get(name), tmp_path)
+    config.remat = True
+    assert phases.build(config)
+
+
+def test_a_network_without_blocks_cannot_be_computed_again():
+    config = recipes.get("vae_digits")
+    config.remat = True
+    with pytest.raises(ConfigError, match=r"has no network of blocks.*accumulate"):
+        phases.build(config)

@@ -22,8 +22,8 @@ def make_network(
 
     Args:
         config: Resolved.
-        network: features, num_blocks, num_heads, qk_features, mlp_features, dropout and
-            remat of `networks.transformer.Transformer`; pattern, the arguments of
+        network: features, num_blocks, num_heads, qk_features, mlp_features and dropout
+            of `networks.transformer.Transformer`; pattern, the arguments of
             `make_pattern`.
         head: The distribution of a pixel.
         where: Place of `network` in the config.
