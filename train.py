@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         processes = {name: flag.value for name, flag in PROCESSES.items()}
         runtime.start(stoppable=True, **processes)
         finished = loop.train(CONFIG.value, WORKDIR.value)
-    except (ConfigError, loop.TrainingDivergedError) as error:
+    except (ConfigError, loop.TrainingDivergedError, loop.OutOfMemoryError) as error:
         sys.exit(f"error: {error}")
     if not finished:
         writers.say("Stopped and saved; run the same command to go on.")

@@ -18,6 +18,7 @@ from genjax.config import ConfigError, nearest
 from genjax.train import evaluation, quality, sharding
 from genjax.train.checkpoints import Checkpoints
 from genjax.train.feed import Feed
+from genjax.train.memory import WHAT_SAVES_MEMORY, is_exhausted
 from genjax.train.phases import (
     Phase,
     abstract_state,
@@ -38,6 +39,10 @@ MAX_IN_FLIGHT = 3  # Steps given to the device before the host waits for one.
 
 class TrainingDivergedError(RuntimeError):
     """Too many steps in a row were not finite."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """A device's memory does not suffice."""
 
 
 class StopRequest:
@@ -85,6 +90,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     Raises:
         ConfigError: Before any compilation, if something cannot work.
         TrainingDivergedError: After config.max_bad_steps non-finite steps in a row.
+        OutOfMemoryError: If a device has too little; what was saved is whole.
     """
     stages = build(config)
     for phase in stages:
@@ -113,6 +119,17 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
                 state, finished = runner.run(state, batches, stop)
                 if not finished:
                     return False
+    except jax.errors.JaxRuntimeError as error:
+        if not is_exhausted(error):
+            raise
+        checkpoints.manager.wait_until_finished()
+        saved = checkpoints.latest_step()
+        kept = "nothing was saved yet" if saved is None else f"step {saved} is saved"
+        first = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        raise OutOfMemoryError(
+            f"a device's memory does not suffice: {first.rstrip('.')}; {kept}. Take "
+            + WHAT_SAVES_MEMORY
+        ) from None
     finally:
         checkpoints.close()
         writer.close()

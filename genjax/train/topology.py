@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, check, choose
+from genjax.train.memory import WHAT_SAVES_MEMORY, is_exhausted
 from genjax.train.phases import (
     Phase,
     abstract_batch,
@@ -197,7 +198,7 @@ def estimate(phase: Phase, chip: Chip) -> Cost:
         platform = phase.mesh.devices.flat[0].platform
         compiled = traced.lower(lowering_platforms=(platform,)).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_exhausted(error):
             raise
         raise ConfigError(too_large(str(error).splitlines()[0].rstrip("."))) from None
     memory = compiled.memory_analysis()
@@ -225,10 +226,8 @@ def estimate(phase: Phase, chip: Chip) -> Cost:
 def too_large(found: str) -> str:
     """What to change when memory does not suffice."""
     return (
-        f"the step does not fit into a chip's memory: {found}. Take more chips; or a "
-        "smaller config.data.batch_size or a larger config.accumulate; "
-        "config.dtype='bfloat16'; config.model.network.remat=True, where the network "
-        "has it; or config.mesh.fsdp above 1, which splits weights and optimiser state"
+        f"the step does not fit into a chip's memory: {found}. Take more chips, or "
+        + WHAT_SAVES_MEMORY
     )
 
 

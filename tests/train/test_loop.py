@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recipes
 
 from configs.ddpm_digits import get_config
 from genjax import data, methods
@@ -472,3 +473,19 @@ def test_errors_come_before_any_compilation(config, tmp_path, change, words):
     with pytest.raises(ConfigError, match=words):
         loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_too_little_memory_leaves_what_was_saved_and_says_what_to_change(tmp_path):
+    """The second phase's activations are 2^18 x 50,000 floats, 52 GB, several times."""
+    config = recipes.get("vae_digits")
+    config.model.network.features = (50_000,)
+    config.checkpoint.every = config.log_every = 1
+    config.phases = (
+        {"num_steps": 1, "data.batch_size": 8},
+        {"num_steps": 1, "data.batch_size": 2**18},
+    )
+    with pytest.raises(loop.OutOfMemoryError, match=r"step 1 is saved") as error:
+        loop.train(config, tmp_path)
+    assert "config.accumulate" in str(error.value)
+    assert "config.remat=True" in str(error.value)
+    assert checkpoints.load_weights(tmp_path).step == 1
