@@ -1,15 +1,12 @@
 """Batches on their way to the devices, one ahead of the step that takes them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Sharding
 
 from genjax.train.sharding import to_global
-
-if TYPE_CHECKING:
-    import grain
 
 
 class Feed:
@@ -20,8 +17,8 @@ class Feed:
     batch sent after that step would leave the GPU idle while it travels.
     """
 
-    def __init__(self, batches: "grain.DatasetIterator", place: Sharding):
-        """Starts where `batches` stands; `place` is where arrays go."""
+    def __init__(self, batches: Any, place: Sharding):
+        """Starts where `batches`, of `data.batches`, stands; arrays go to `place`."""
         self.batches, self.place = batches, place
         self.fetch()
 
