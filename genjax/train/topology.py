@@ -119,6 +119,11 @@ def report(config: ConfigDict, topology: str) -> str:
     return "\n".join(notes)
 
 
+# To compile as well as can be takes ten times as long or, for a chip's worth of images,
+# without end.
+QUICKLY = {"exec_time_optimization_effort": -1.0}
+
+
 @dataclass(frozen=True)
 class Collective:
     """A kind of exchange between the chips in one step.
@@ -196,7 +201,8 @@ def estimate(phase: Phase, chip: Chip) -> Cost:
     traced = step.trace(state, batch, key)
     try:
         platform = phase.mesh.devices.flat[0].platform
-        compiled = traced.lower(lowering_platforms=(platform,)).compile()
+        lowered = traced.lower(lowering_platforms=(platform,))
+        compiled = lowered.compile(QUICKLY if platform == "tpu" else None)
     except jax.errors.JaxRuntimeError as error:
         if not is_exhausted(error):
             raise

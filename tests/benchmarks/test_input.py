@@ -41,7 +41,7 @@ def test_images_a_second_of_a_slow_source(threads, in_memory, monkeypatch):
 
 
 def test_the_trainers_wait_for_batches_is_found(monkeypatch):
-    """Batches that take 50 ms against a tiny step; the loop asks for 12 and the next."""
+    """Batches that take 50 ms against a tiny step; the loop asks for 13."""
     gather = pipeline.gather
 
     def slow(*args):
