@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from configs.vae_digits import get_config
 from genjax.config import ConfigDict, ConfigError
-from genjax.train import checkpoints, loop, phases, runtime, workdir
+from genjax.train import checkpoints, feed, loop, runtime, workdir
 
 ROOT = Path(__file__).parents[1]
 STEPS = 24  # Of 64 examples: an epoch of 1,501, and a part of the next.
@@ -34,43 +34,28 @@ def make_config(**fields: object) -> ConfigDict:
     return config
 
 
-class Recorder:
-    """A data iterator that keeps which rows it gave."""
-
-    def __init__(self, batches, at: int, then: Callable[[], None]):
-        self.batches, self.at, self.then = batches, at, then
-        self.index: list[np.ndarray] = []
-
-    def __next__(self):
-        batch = next(self.batches)
-        self.index.append(batch["index"][0])
-        if len(self.index) == self.at:
-            self.then()
-        return batch
-
-    def __getattr__(self, name: str):
-        return getattr(self.batches, name)
-
-
 def train(
     config: ConfigDict, folder: Path, at: int = 0, then: Callable[[], None] = print
 ) -> tuple[bool, np.ndarray]:
-    """Whether training ended, and the rows that it was given: [steps, B / P].
+    """Whether training ended, and the rows that its steps were given: [steps, B / P].
 
     `then` is called with batch number `at`.
     """
-    made, original = [], phases.Phase.batches
+    rows, original = [], feed.Feed.__next__
 
-    def batches(phase):
-        made.append(Recorder(original(phase), at, then))
-        return made[-1]
+    def record(self):
+        batch, index = original(self)
+        rows.append(index[0])
+        if len(rows) == at:
+            then()
+        return batch, index
 
-    phases.Phase.batches = batches
+    feed.Feed.__next__ = record
     try:
         finished = loop.train(config, folder)
     finally:
-        phases.Phase.batches = original
-    return finished, np.stack(made[-1].index)
+        feed.Feed.__next__ = original
+    return finished, np.stack(rows)
 
 
 def leaves(state) -> dict[str, np.ndarray]:

@@ -41,7 +41,8 @@ def metrics(workdir: Path) -> list[dict]:
 
 def start(words: list, devices: int, **env: str) -> subprocess.Popen:
     """A process that sees so many devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = os.environ["XLA_FLAGS"]
+    flags = f"{flags} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=ROOT,

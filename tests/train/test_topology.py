@@ -134,7 +134,7 @@ def run(*words, **env):
 
 
 def test_what_eight_devices_exchange():
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = run("-c", COST, XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr[-3000:]
     costs = json.loads(done.stdout)

@@ -271,7 +271,8 @@ print(json.dumps([jax.device_count(), cells]))
 def test_eight_devices_walk_as_one():
     found = {}
     for devices in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = os.environ["XLA_FLAGS"]
+        flags = f"{flags} --xla_force_host_platform_device_count={devices}"
         done = subprocess.run(
             [sys.executable, "-c", EIGHT],
             env={**os.environ, "XLA_FLAGS": flags},
