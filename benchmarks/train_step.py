@@ -1,16 +1,21 @@
 """Times the trainer's step (loss, gradient, Adam) against the same in eager torch.
 
 python -m benchmarks.train_step [--network=35.7M] [--compile] [--out=train_step.json]
-python -m benchmarks.train_step --method=dcgan [--batch-sizes 64]
+python -m benchmarks.train_step --method=dcgan [--batch-sizes 4 64]
+python -m benchmarks.train_step --method=all [--batch-sizes 4 64]
 
 By default DDPM's step against diffusers' network; with --method that of the recipe
-<method>_mnist against benchmarks/twins.py, on 28 x 28 images. The networks have the
+<method>_mnist against benchmarks/twins.py, on 28 x 28 images, Glow's being made of the
+blocks of normflows; "all" takes those recipes in turn. The networks have the
 same layers and as many parameters. Calls alternate in one process; the ratio is the
 median over rounds. Nothing else should run meanwhile: torch's threads spin while they
 wait, and lose far more than XLA's when a core is taken away.
 """
 
 import importlib
+import importlib.util
+import sys
+import time
 from collections.abc import Callable
 
 import jax
@@ -110,7 +115,7 @@ def race_recipe(name: str, batch_size: int, rounds: int) -> dict:
     theirs, num_theirs = twins.TWINS[name](config, batch_size)
     if num_ours != num_theirs:
         raise ValueError(f"{name}: {num_ours} parameters against {num_theirs}")
-    calls = 20  # Steps of some milliseconds: a timed call takes several.
+    calls = calls_for(max(seconds(ours), seconds(theirs)))
 
     def repeated(step):
         return lambda: [step() for _ in range(calls)]
@@ -121,9 +126,23 @@ def race_recipe(name: str, batch_size: int, rounds: int) -> dict:
     return {"task": task, "items": batch_size * calls, "results": results}
 
 
+def seconds(step: Callable[[], None]) -> float:
+    """What a step takes, after two that compile and allocate."""
+    step(), step()
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def calls_for(seconds: float) -> int:
+    """Steps in a timed call: as many as fill half a second, from 1 to 50."""
+    return max(1, min(50, round(0.5 / seconds)))
+
+
 def main() -> None:
     parser = unets.arguments(__doc__)
-    parser.add_argument("--method", choices=["ddpm", *twins.TWINS], default="ddpm")
+    methods = ["ddpm", *twins.TWINS, "all"]
+    parser.add_argument("--method", choices=methods, default="ddpm")
     args = parser.parse_args()
     if args.method == "ddpm":
         args.network = args.network or ["35.7M"]
@@ -131,9 +150,13 @@ def main() -> None:
         unets.compare(args, "train", jax_step, torch_step)
         return
     unets.require_torch()
+    names = list(twins.TWINS) if args.method == "all" else [args.method]
+    if "glow" in names and importlib.util.find_spec("normflows") is None:
+        sys.exit('glow\'s twin needs normflows: pip install -e ".[bench]"')
     runtime.use_all_cores()
     rows = [
-        race_recipe(args.method, batch_size, args.rounds)
+        race_recipe(name, batch_size, args.rounds)
+        for name in names
         for batch_size in args.batch_sizes or [64]
     ]
     unets.report(rows, "images", args.out)

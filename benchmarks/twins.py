@@ -1,4 +1,7 @@
-"""Train steps of three recipes written again in eager torch, layer for layer."""
+"""Train steps of five recipes written again in eager torch, layer for layer.
+
+Glow is put together from the blocks of the package normflows, as its users do.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -159,4 +162,156 @@ def wgan_gp(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], in
     return call, _num_parameters(generator) + _num_parameters(critic)
 
 
-TWINS = {"dcgan": dcgan, "vae": vae, "wgan_gp": wgan_gp}
+def pixelcnn_net(model: ConfigDict):
+    """The network of configs/pixelcnn_mnist.py, layers named as in ours."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F  # noqa: N812
+
+    width = model.network.features
+
+    class MaskedConv(nn.Conv2d):
+        """Of rows up to a pixel's own, and there of the pixels on its left."""
+
+        def __init__(self, ins, outs, size, mask):
+            super().__init__(ins, outs, (size // 2 + 1, size))
+            visible = torch.ones_like(self.weight)
+            visible[:, :, -1, size // 2 + (mask == "B") :] = 0
+            self.register_buffer("visible", visible, persistent=False)
+            self.around = (size // 2, size // 2, size // 2, 0)
+
+        def forward(self, x):
+            return F.conv2d(
+                F.pad(x, self.around), self.weight * self.visible, self.bias
+            )
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv_in = nn.Conv2d(2 * width, width, 1)
+            self.conv = MaskedConv(width, width, 3, "B")
+            self.conv_out = nn.Conv2d(width, 2 * width, 1)
+
+        def forward(self, x):
+            h = self.conv(F.relu(self.conv_in(F.relu(x))))
+            return x + self.conv_out(F.relu(h))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv_in = MaskedConv(1, 2 * width, 7, "A")
+            self.blocks = nn.Sequential(
+                *[Block() for _ in range(model.network.num_blocks)]
+            )
+            self.conv_mid = nn.Conv2d(2 * width, model.network.out_features, 1)
+            self.conv_out = nn.Conv2d(model.network.out_features, 1, 1)
+
+        def forward(self, x):
+            h = self.blocks(self.conv_in(x))
+            return self.conv_out(F.relu(self.conv_mid(F.relu(h))))
+
+    return Net()
+
+
+def bernoulli_nll(logits, x):
+    """-log p of binary pixels, nats [B]."""
+    from torch.nn import functional as F  # noqa: N812
+
+    nll = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+    return nll.flatten(1).sum(dim=1)
+
+
+def _clipped_step(net, optimizer, loss, clip_norm: float) -> None:
+    import torch
+
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
+    optimizer.step()
+    loss.item()
+
+
+def pixelcnn(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]:
+    """A step of configs/pixelcnn_mnist.py, and the number of parameters."""
+    import torch
+
+    net = pixelcnn_net(config.model)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    image = torch.rand(batch_size, 1, 28, 28)
+
+    def call():
+        x = torch.bernoulli(image)
+        loss = bernoulli_nll(net(2 * x - 1), x).mean()
+        _clipped_step(net, optimizer, loss, config.optimizers.pixelcnn.clip_norm)
+
+    return call, _num_parameters(net)
+
+
+def glow_net(model: ConfigDict, size: int = 28):
+    """The flow of configs/glow_mnist.py on images of one channel, by normflows.
+
+    Its maps go from the latents to the data. normflows has no prior that depends on
+    what goes on: the map that splits holds it here.
+    """
+    import normflows as nf
+    import torch
+    from torch import nn
+
+    class Split(nf.flows.Merge):
+        """Half of the channels, and standardised noise of the other half."""
+
+        def __init__(self, half):
+            super().__init__()
+            self.conv = nn.Conv2d(half, 2 * half, 3, padding=1)
+            nn.init.zeros_(self.conv.weight)
+            nn.init.zeros_(self.conv.bias)
+            self.log_scale = nn.Parameter(torch.zeros(2 * half, 1, 1))
+
+        def inverse(self, z):
+            (first, second), _ = super().inverse(z)
+            out = self.conv(first) * torch.exp(3 * self.log_scale)
+            mean, log_sigma = out.chunk(2, dim=1)
+            second = (second - mean) * torch.exp(-log_sigma)
+            return [first, second], -log_sigma.flatten(1).sum(dim=1)
+
+    bases, flows, splits, channels = [], [], [], 1
+    for level in range(model.num_levels):
+        channels, size = 4 * channels, size // 2
+        last = level == model.num_levels - 1
+        blocks = [
+            nf.flows.GlowBlock(channels, model.network.features, scale_map="sigmoid")
+            for _ in range(model.num_steps)
+        ]
+        end = [nf.flows.ActNorm((channels, 1, 1))] if last else []
+        flows.insert(0, [*end, *blocks, nf.flows.Squeeze()])
+        if not last:
+            channels //= 2
+            splits.insert(0, Split(channels))
+        shape = (channels, size, size)
+        bases.insert(0, nf.distributions.DiagGaussian(shape, trainable=False))
+    transform = nf.transforms.Logit(model.alpha)
+    return nf.MultiscaleFlow(bases, flows, splits, transform, class_cond=False)
+
+
+def glow(config: ConfigDict, batch_size: int) -> tuple[Callable[[], None], int]:
+    """A step of configs/glow_mnist.py, and the number of parameters."""
+    import torch
+
+    net = glow_net(config.model)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    image = torch.randint(256, (batch_size, 1, 28, 28))
+
+    def call():
+        loss = net.forward_kld((image + torch.rand(image.shape)) / 256)
+        _clipped_step(net, optimizer, loss, config.optimizers.flow.clip_norm)
+
+    return call, _num_parameters(net)
+
+
+TWINS = {
+    "dcgan": dcgan,
+    "glow": glow,
+    "pixelcnn": pixelcnn,
+    "vae": vae,
+    "wgan_gp": wgan_gp,
+}
