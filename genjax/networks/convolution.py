@@ -268,6 +268,25 @@ def _image_by_tiles(y: Array, kernel: Array, shape, strides, pads) -> Array:
     return x
 
 
+def _kernel_by_shifts(x: Array, y: Array, shape, pads) -> Array:
+    """The transpose of a convolution with respect to its kernel, for thin y.
+
+    A product of matrices: x, and y moved to where each of the kernel's taps saw x. A
+    convolution needs x with its channels first, and to transpose it takes longer.
+    """
+    height, width, channels, features = shape
+    (top, bottom), (left, right) = pads
+    around = [(height - 1 - top, height - 1 - bottom, 0)]
+    around += [(width - 1 - left, width - 1 - right, 0)]
+    y = lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    taps = [
+        y[:, i : i + x.shape[1], j : j + x.shape[2]]
+        for i, j in np.ndindex(height, width)
+    ]
+    kernel = _flat(jnp.concatenate(taps[::-1], axis=-1)).T @ _flat(x)
+    return kernel.reshape(height, width, features, channels).swapaxes(2, 3)
+
+
 @functools.cache
 def direct_conv(strides: tuple[int, int], pads: tuple[tuple[int, int], ...]):
     """The ordinary convolution, with gradients that are ordinary convolutions too.
@@ -301,6 +320,8 @@ def direct_conv(strides: tuple[int, int], pads: tuple[tuple[int, int], ...]):
         return _forward(y, kernel, around, lhs_dilation=strides)
 
     def kernel(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
+        if strides == (1, 1) and 8 * shape[3] <= shape[2]:
+            return _kernel_by_shifts(x, y, shape, pads)
         sizes = zip(x.shape[1:3], shape[:2], reach(y), pads, strict=True)
         around = [(lo, k - 1 + length - n - lo) for n, k, length, (lo, _) in sizes]
         x, y = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)

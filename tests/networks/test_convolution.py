@@ -91,20 +91,24 @@ def test_vmap_over_images_kernels_and_gradients(fast, slow):
     np.testing.assert_allclose(inner(kernel[0], x)[1], ones, atol=1e-4)
 
 
-CASES = [  # Strides, pads, kernel size, image size.
-    ((1, 1), ((1, 1), (1, 1)), 3, (8, 8)),
-    ((2, 2), ((0, 1), (0, 1)), 3, (8, 6)),
-    ((2, 2), ((1, 1), (1, 1)), 4, (9, 7)),
-    ((2, 1), ((2, 3), (0, 0)), 5, (11, 6)),
-    ((2, 2), ((1, 1), (1, 2)), 4, (4, 5)),
-    ((1, 2), ((0, 0), (1, 0)), 3, (4, 4)),
+CASES = [  # Strides, pads, kernel size, image size, channels in and out.
+    ((1, 1), ((1, 1), (1, 1)), 3, (8, 8), (3, 4)),
+    ((2, 2), ((0, 1), (0, 1)), 3, (8, 6), (3, 4)),
+    ((2, 2), ((1, 1), (1, 1)), 4, (9, 7), (3, 4)),
+    ((2, 1), ((2, 3), (0, 0)), 5, (11, 6), (3, 4)),
+    ((2, 2), ((1, 1), (1, 2)), 4, (4, 5), (3, 4)),
+    ((1, 2), ((0, 0), (1, 0)), 3, (4, 4), (3, 4)),
+    ((1, 1), ((1, 1), (1, 1)), 3, (4, 5), (16, 2)),
+    ((1, 1), ((3, 0), (0, 1)), 3, (5, 6), (16, 2)),
 ]
 
 
-@pytest.mark.parametrize(("strides", "pads", "k", "size"), CASES)
-def test_direct_convolution_has_flax_values_and_jax_gradients(strides, pads, k, size):
+@pytest.mark.parametrize(("strides", "pads", "k", "size", "channels"), CASES)
+def test_direct_convolution_has_flax_values_and_jax_gradients(
+    strides, pads, k, size, channels
+):
     """Against `lax.conv_general_dilated` and the transposes that JAX derives for it."""
-    x, kernel = arrays((2, *size, 3), (k, k, 3, 4))
+    x, kernel = arrays((2, *size, channels[0]), (k, k, *channels))
 
     def reference(x, kernel):
         return jax.lax.conv_general_dilated(
