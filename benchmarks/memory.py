@@ -4,7 +4,7 @@ python -m benchmarks.memory --config configs/ddpm_digits.py [--batch-sizes 64 25
 python -m benchmarks.memory --config configs/ddpm_cifar.py --chip=v5e
 
 Peak bytes of one device, by the compiler: state, batch, activations and the program,
-for the recipe as it is, with config.remat, with config.accumulate and with both. With
+for the recipe without and with config.remat, config.accumulate and both. With
 --chip it is compiled ahead of time for one TPU chip of that kind, with libtpu. Nothing
 runs.
 """
@@ -22,9 +22,9 @@ from genjax.config import ConfigDict, ConfigError
 from genjax.train import phases, topology
 
 WAYS = {  # Columns of the table.
-    "as it is": {},
-    "remat": dict(remat=True),
-    "accumulate=4": dict(accumulate=4),
+    "neither": dict(remat=False, accumulate=1),
+    "remat": dict(remat=True, accumulate=1),
+    "accumulate=4": dict(remat=False, accumulate=4),
     "both": dict(remat=True, accumulate=4),
 }
 
