@@ -39,7 +39,7 @@ from configs import ddpm_cifar
 from genjax.config import ConfigDict
 from genjax.train import runtime, sharding
 from genjax.train.feed import Feed
-from genjax.train.phases import Phase, build, jit_train_step, start_state
+from genjax.train.phases import build, start_state
 from genjax.train.sampling import image_keys
 from genjax.train.topology import count_flops
 
@@ -66,46 +66,44 @@ class Contender:
     memory: Callable[[], float]
 
 
-def make_phase(folder: Path, network: str, dtype: str, batch_size: int, **sampler):
-    """The recipe's phase on the folder's images; no average of the weights."""
+def make_config(
+    folder: Path, network: str, dtype: str, batch_size: int, **sampler
+) -> ConfigDict:
+    """The recipe on the folder's images; no average of the weights."""
     config = ddpm_cifar.get_config()
     config.data.update(name=f"folder:{folder}", batch_size=batch_size)
     config.model.network.update(unets.NETWORKS[network], dropout=unets.DROPOUT)
     config.optimizers = dict(denoiser=dict(name="adam", learning_rate=LEARNING_RATE))
     config.dtype, config.ema.networks = dtype, ()
     config.sampler = ConfigDict(sampler or config.sampler)
-    (phase,) = build(config, jax.devices()[:1])
-    return phase
+    return config
 
 
-def train(phase: Phase) -> dict[str, Contender]:
+def train(config: ConfigDict) -> dict[str, Contender]:
     """The trainer's step on one batch, and on the batches of its pipeline."""
-    state, key = start_state(phase, None), jax.random.key(1)
-    feed = Feed(phase.batches(), sharding.split(phase.mesh, 1))
-    batch, _ = next(feed)
-    traced = jit_train_step(phase, state).trace(state, batch, key)
-    step, carry = traced.lower().compile(), [state]
+    step = steps.TrainStep(config, jax.devices()[:1])
+    feed = Feed(step.phase.batches(), sharding.split(step.phase.mesh, 1))
 
     def call(fed: bool) -> None:
         for _ in range(CALLS):
-            given = next(feed)[0] if fed else batch
-            carry[0], metrics = step(carry[0], given, key)
+            given = next(feed)[0] if fed else step.batches
+            step.state, metrics = step.compiled(step.state, given, step.key)
         jax.block_until_ready(metrics)
 
-    size = phase.config.data.batch_size
     return {
         name: Contender(
             functools.partial(call, fed),
-            CALLS * size,
-            CALLS * count_flops(traced.jaxpr.jaxpr),
-            lambda: steps.peak_bytes(step),
+            CALLS * step.images,
+            CALLS * count_flops(step.traced.jaxpr.jaxpr),
+            lambda: steps.peak_bytes(step.compiled),
         )
         for name, fed in (("genjax", False), ("genjax, fed", True))
     }
 
 
-def draw(phase: Phase) -> dict[str, Contender]:
+def draw(config: ConfigDict) -> dict[str, Contender]:
     """One call of the method's sampler, with the weights of a fresh run."""
+    (phase,) = build(config, jax.devices()[:1])
     params, num = start_state(phase, None).params, phase.config.data.batch_size
     sample = jax.jit(phase.method.sample)
     keys = image_keys(0, num)
@@ -247,8 +245,8 @@ def tasks(network: str, folder: Path, batch_sizes: list[int], with_torch: bool):
 
     def contenders(task: str, dtype: str, size: int) -> Iterator[tuple[str, Contender]]:
         sampler, scheduler = SAMPLERS.get(task, ({}, None))
-        phase = make_phase(folder, network, dtype, size, **sampler)
-        made = draw(phase) if scheduler else train(phase)
+        config = make_config(folder, network, dtype, size, **sampler)
+        made = draw(config) if scheduler else train(config)
         yield from made.items()
         flops = made["genjax"].flops
         for compiled in (False, True) if with_torch else ():
