@@ -100,11 +100,16 @@ class ResNet(nn.Module):
                 self.features, self.activation, dtype=self.dtype, name="blocks"
             )
             x, _ = blocks(block, x)
-        for i in range(self.num_blocks if self.num_blocks < MANY else 0):
-            h = Conv(self.features, dtype=self.dtype, name=f"block_{i}_in")(act(x))
-            x = x + Conv(
-                self.features, kernel_init=zeros, dtype=self.dtype, name=f"block_{i}"
-            )(act(h))
+        else:
+            for i in range(self.num_blocks):
+                h = Conv(self.features, dtype=self.dtype, name=f"block_{i}_in")(act(x))
+                out = Conv(
+                    self.features,
+                    kernel_init=zeros,
+                    dtype=self.dtype,
+                    name=f"block_{i}",
+                )
+                x = x + out(act(h))
         out = Conv(out_features, kernel_init=zeros, dtype=self.dtype, name="out")
         return out(act(x))
 
