@@ -173,7 +173,9 @@ def test_layers_computed_again_take_less_memory_and_have_equal_gradients():
     params = random_params(module, x)
 
     def gradient():
-        loss_fn = lambda params: jnp.sum(jnp.square(module.apply(params, x)))  # noqa: E731
+        def loss_fn(params):  # A new one each time, lest JAX takes the first's trace.
+            return jnp.sum(jnp.square(module.apply(params, x)))
+
         compiled = jax.jit(jax.grad(loss_fn)).lower(params).compile()
         return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
