@@ -72,15 +72,16 @@ def make_train_step(
         own = {name: state.params[name] for name in player.networks}
         old = own, state.opt_state[player.name], state.model_state
         grads, model_state, metrics = gradients(player, state, batches, key)
-        updates, opt_state = optimizers[player.name].update(grads, old[1], own)
-        new = optax.apply_updates(own, updates), opt_state, model_state
         grad_norm = optax.tree.norm(grads)
         # The new weights are not looked at here: XLA would compute each update twice to
         # reduce it, at twice the compile time. The loop looks before it saves.
         finite = all_finite((metrics["loss"], grad_norm, model_state))
-        own, opt_state, model_state = jax.tree.map(
-            lambda n, o: jnp.where(finite, n, o), new, old
-        )
+
+        def step(own, opt_state, _):
+            updates, opt_state = optimizers[player.name].update(grads, opt_state, own)
+            return optax.apply_updates(own, updates), opt_state, model_state
+
+        own, opt_state, model_state = apply_if(finite, step, old)
         counts = optax.tree.get_all_with_path(opt_state, "count")
         metrics = {
             **metrics,
@@ -145,6 +146,23 @@ def scan(body: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:
         return jax.lax.scan(body, carry, inputs)
     carry, outputs = body(carry, jax.tree.map(lambda x: x[0], inputs))
     return carry, jax.tree.map(lambda x: x[None], outputs)
+
+
+def apply_if(condition: Array, function: Callable, old: tuple) -> tuple:
+    """`function(*old)` where the condition holds, else `old`, of the same structure.
+
+    A branch on CPUs: beside a selection XLA copies the old moments and writes the new
+    ones twice. A selection elsewhere: a GPU would wait for the host to branch.
+    """
+
+    def branch():
+        return jax.lax.cond(condition, function, lambda *old: old, *old)
+
+    def selection():
+        new = function(*old)
+        return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+    return jax.lax.platform_dependent(cpu=branch, default=selection)
 
 
 def average(state: TrainState, ema: ConfigDict, bad: Array) -> Params:

@@ -73,8 +73,12 @@ def test_accumulated_micro_batches_make_one_update_on_their_union():
     assert state.model_state["seen"] == 8
 
 
+@pytest.mark.parametrize("platform", ["cpu", "default"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_bad_step_changes_nothing_but_the_counters(bad):
+def test_a_bad_step_changes_nothing_but_the_counters(bad, platform, monkeypatch):
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda **branches: branches[platform]()
+    )
     step, state = setup([follower("a"), follower("b")], ema=("a",))
     good, poisoned = jnp.array([[2.0, 2.0]]), jnp.array([[2.0, bad]])
     before, _ = step(state, {"x": good}, jax.random.key(0))
