@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # One compilation cache for all workers of a run; set before anything imports jax.
 os.environ.setdefault(
@@ -19,6 +20,12 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 
 from genjax.train import runtime
+
+# 200 cases a test, the same each time; HYPOTHESIS_PROFILE=nightly tries 5,000.
+_common = dict(deadline=None, suppress_health_check=list(HealthCheck), database=None)
+settings.register_profile("ci", max_examples=200, derandomize=True, **_common)
+settings.register_profile("nightly", max_examples=5000, **_common)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 runtime.use_all_cores()  # As the commands do.
 # A third of that time again. XLA ends the process at a flag that it does not know.
