@@ -348,3 +348,13 @@ upsample_conv = bilinear(
         lambda x, y, shape: _kernel_gradient(x, y, _spread_doubled),
     ),
 )
+pointwise = bilinear(
+    "conv1x1",
+    lambda x, kernel: x @ kernel,
+    (
+        lambda x, kernel: x @ kernel,
+        lambda y, kernel, shape: y @ kernel.T,
+        # Over one axis: to sum over several at once, XLA transposes y first.
+        lambda x, y, shape: _flat(x).T @ _flat(y),
+    ),
+)

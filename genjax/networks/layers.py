@@ -163,7 +163,7 @@ class Conv(nn.Module):
         if self.upsample:
             x = convolution.upsample_nearest(x)
         if same and self.kernel_size == (1, 1):
-            return x @ kernel[0, 0]
+            return convolution.pointwise(x, kernel[0, 0])
         pads = jax.lax.padtype_to_pads(
             x.shape[1:3], self.kernel_size, self.strides, self.padding
         )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genjax.networks.convolution import direct_conv
+from genjax.networks.convolution import direct_conv, pointwise
 from genjax.samplers.autoregressive import Position
 
 lecun_normal = nn.initializers.lecun_normal()
@@ -57,7 +57,7 @@ class Pointwise(nn.Module):
         if self.groups > 1:
             kernel = kernel * group_mask(*shape, self.groups, strict=False)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return x @ kernel + bias
+        return pointwise(x, kernel) + bias
 
 
 class CausalConv(nn.Module):

@@ -148,3 +148,16 @@ def test_gradients_in_a_loop_stay_convolutions_that_xla_runs_fast():
     ]
     assert len(layouts) >= 3
     assert all(layout.startswith("b01f_01io->b01f") for layout in layouts)
+
+
+def test_pointwise_is_a_product_with_gradients_in_both_modes():
+    """Of images and of pixels, also where kernels differ: numpy's product."""
+    x, kernel = arrays((2, 3, 4, 5), (2, 5, 3))
+    expected = np.einsum("bhwc,cd->bhwd", x, kernel[0])
+    np.testing.assert_allclose(convolution.pointwise(x, kernel[0]), expected, atol=2e-5)
+    each = jax.vmap(convolution.pointwise)(x, kernel)
+    expected = np.einsum("bhwc,bcd->bhwd", x, kernel)
+    np.testing.assert_allclose(each, expected, atol=2e-5)
+    ways = {"order": 2, "modes": ("fwd", "rev"), "atol": 2e-2, "rtol": 2e-2}
+    for images in (x, x[0, 0]):
+        check_grads(convolution.pointwise, (images, kernel[0]), **ways)
