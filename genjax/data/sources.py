@@ -7,12 +7,17 @@ synthetic:<name>  ring, grid, moons, checkerboard, rings or blobs, of known dens
 
 An example has `image` uint8 [H, W, C] with C = 1 or 3 (or `point` float32 [2]) and,
 where the data has classes, `label` int32. Alpha is laid over white. Sets of up to a
-gibibyte of pixels are decoded once, when first used, and kept in memory.
+gibibyte of pixels are decoded once, when first used, and kept in memory. Of a larger
+one an example that cannot be read any more gives way to another (`OnDemand`).
 """
 
 import io
+import itertools
+import math
 import os
 import threading
+import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,8 +33,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IN_MEMORY_BYTES = 2**30  # Of decoded pixels in a split; a larger one is read as needed.
+# What is decoded, whatever a file's name says. Pillow knows more, some of which start
+# other programs: PostScript runs Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_TRIES = 100  # Examples that may be unreadable one after the other.
+PATIENCE = 30.0  # Seconds that storage may be away before the run ends.
+MAX_NAMED = 20  # Unreadable examples that are named; more are only counted.
 
 Example = dict[str, np.ndarray]
+
+
+class DataError(ConfigError):
+    """Data that could be read when the run started, and cannot be any more."""
 
 
 class Examples(Protocol):
@@ -132,20 +147,117 @@ class InMemory:
 
 
 class OnDemand:
-    """Examples that are read and decoded each time they are asked for."""
+    """Examples that are read and decoded each time they are asked for.
 
-    def __init__(self, name: str, length: int, read: Callable[[int], Example]):
+    One that cannot be read, because its file broke or vanished in mid-training, gives
+    way to another: to the first that can be read of (index + k stride) mod N, k = 1, 2,
+    ..., whose stride is near 0.618 N and has no factor in common with N. This depends
+    on nothing but the index, so that all processes and a resumed run do the same, and
+    is spread over the whole set, so that a lost class does not double its neighbour.
+    Each is named in a warning once, and `skipped` counts how often it happened.
+
+    Attributes:
+        skipped: How many examples have been replaced since this was made.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        length: int,
+        read: Callable[[int], Example],
+        *,
+        max_tries: int = MAX_TRIES,
+    ):
+        """Takes `read`, which raises whatever it likes of what cannot be read.
+
+        Args:
+            name: Of the set, for messages.
+            length: N.
+            read: Makes the example at a position in [0, N).
+            max_tries: Examples that are tried for one; 1 replaces none.
+        """
         self._name, self._length, self._read = name, length, read
+        self._tries = min(max_tries, length)
+        self._stride = next(
+            s for s in itertools.count(round(0.618 * length)) if math.gcd(s, length) < 2
+        )
+        self.skipped = 0
+        self._lock = threading.Lock()
+        self._named: set[int] = set()
+        self._stand_ins: dict[int, int] = {}
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        return self._read(index)
+        """The example, or what stands in for it.
+
+        Raises:
+            DataError: If none can be read, for half a minute.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            failed: dict[int, Exception] = {}
+            for k in range(self._tries):
+                position = (index + k * self._stride) % self._length
+                try:
+                    example = self._read(position)
+                except Exception as error:  # Decoders raise errors of many kinds.
+                    failed[position] = error
+                else:
+                    self._note(index, position, failed)
+                    return example
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.5)  # A network's storage may come back.
+        position, error = next(iter(failed.items()))
+        raise DataError(
+            f"{self._name}: {self.title(position)} cannot be read any more "
+            f"({_in_words(error)})"
+            + (f", nor can {len(failed) - 1} others" if len(failed) > 1 else "")
+            + ": is the storage still there, and the data as it was? The same command "
+            "goes on once it can be read"
+        ) from error
+
+    def _note(self, index: int, position: int, failed: dict[int, Exception]) -> None:
+        """Counts and names what was replaced, or drops what can be read again."""
+        if not failed and index not in self._stand_ins:
+            return
+        with self._lock:
+            if not failed:
+                self._stand_ins.pop(index, None)
+                return
+            self.skipped += 1
+            self._stand_ins[index] = position
+            new = [p for p in failed if p not in self._named]
+            new = new[: MAX_NAMED - len(self._named)]
+            self._named.update(new)
+            last = new and len(self._named) == MAX_NAMED
+        for p in new:
+            warnings.warn(
+                f"{self._name}: {self.title(p)} cannot be read any more "
+                f"({_in_words(failed[p])}); other examples stand in for it",
+                stacklevel=3,
+            )
+        if last:
+            warnings.warn(
+                f"{self._name}: more examples that cannot be read are only counted",
+                stacklevel=3,
+            )
+
+    def title(self, position: int) -> str:
+        """The set's name and the position in it."""
+        return f"{self._name}[{position}]"
 
     def origin(self, index: int) -> str:
-        """The set's name and the position in it."""
-        return f"{self._name}[{index}]"
+        """Where the example comes from, and from where what now stands in for it."""
+        by = self._stand_ins.get(index)
+        instead = "" if by is None else f" (unreadable; for it {self.title(by)})"
+        return self.title(index) + instead
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def flatten(image: "Image.Image") -> "Image.Image":
@@ -448,7 +560,7 @@ class _TfdsRecords:
         # TFDS's own deserializer does the same in five times the time.
         feature = tf_example_pb2.Example.FromString(record).features.feature
         (encoded,) = feature["image"].bytes_list.value
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             example = {"image": to_array(flatten(image), self._size, self._mode)}
         if self._labelled:
             example["label"] = np.int32(feature["label"].int64_list.value[0])
