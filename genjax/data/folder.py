@@ -23,7 +23,7 @@ SUFFIXES += (".tif", ".tiff", ".webp")
 SPLITS = ("train", "test", "validation", "val")  # The second that is there tests.
 MAX_FILE_BYTES = 2**30  # Some decoders read a whole file first.
 # What is larger than one of these is decoded one at a time, to bound the memory.
-LARGE_FILE_BYTES, LARGE_PIXELS = 2**26, 2**26
+LARGE_FILE_BYTES, LARGE_PIXELS = 2**26, 2**25
 _one_at_a_time = threading.RLock()
 
 
@@ -229,11 +229,11 @@ def _read(path: Path, size: tuple[int, int] | None, mode: str | None = None):
         if found.st_size > LARGE_FILE_BYTES:
             stack.enter_context(_one_at_a_time)
         image = stack.enter_context(Image.open(path, formats=sources.FORMATS))
-        if math.prod(image.size) > LARGE_PIXELS:
-            stack.enter_context(_one_at_a_time)
         if size is not None:
             # A camera's photo is decoded and resized several times faster so.
             image.draft(None, (2 * max(size), 2 * max(size)))
+        if math.prod(image.size) > LARGE_PIXELS:
+            stack.enter_context(_one_at_a_time)
         upright = ImageOps.exif_transpose(image)
         upright.format = image.format  # Lost in the copy.
         flat = sources.flatten(upright)

@@ -11,14 +11,16 @@ gibibyte of pixels are decoded once, when first used, and kept in memory. Of a l
 one an example that cannot be read any more gives way to another (`OnDemand`).
 """
 
+import contextlib
 import io
 import itertools
+import json
 import math
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,8 +214,7 @@ class OnDemand:
             time.sleep(0.5)  # A network's storage may come back.
         position, error = next(iter(failed.items()))
         raise DataError(
-            f"{self._name}: {self.title(position)} cannot be read any more "
-            f"({_in_words(error)})"
+            f"{self.title(position)} cannot be read any more ({_in_words(error)})"
             + (f", nor can {len(failed) - 1} others" if len(failed) > 1 else "")
             + ": is the storage still there, and the data as it was? The same command "
             "goes on once it can be read"
@@ -235,8 +236,8 @@ class OnDemand:
             last = new and len(self._named) == MAX_NAMED
         for p in new:
             warnings.warn(
-                f"{self._name}: {self.title(p)} cannot be read any more "
-                f"({_in_words(failed[p])}); other examples stand in for it",
+                f"{self.title(p)} cannot be read any more ({_in_words(failed[p])}); "
+                "other examples stand in for it",
                 stacklevel=3,
             )
         if last:
@@ -278,8 +279,12 @@ def flatten(image: "Image.Image") -> "Image.Image":
         # Pillow opens 16-bit PNG and PGM files as "I" or "I;16", depending on version.
         if image.mode == "I" and image.format not in ("PNG", "PPM"):
             raise ValueError("32-bit integer pixels have no known range")
-        levels = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+        levels = np.asarray(image).astype(np.uint32)
+        levels += (
+            128  # To round: half of 257 is no integer, so that nothing is halfway.
+        )
+        levels //= 257
+        return Image.fromarray(levels.astype(np.uint8))
     if image.mode == "F":
         raise ValueError("float pixels have no known range")
     if transparent:
@@ -419,8 +424,15 @@ def _load_tfds(
     import tensorflow_datasets as tfds
 
     # From the files alone: no builder code, which might want TensorFlow or the network.
-    builder = tfds.builder_from_directory(folder)
-    info = builder.info
+    try:
+        _check_features(Path(folder, "features.json"))
+        builder = tfds.builder_from_directory(folder)
+        info = builder.info
+    except Exception as error:  # Of many kinds, as what was found there.
+        raise ConfigError(
+            f"tfds:{name}: the metadata in {folder} cannot be read "
+            f"({_in_words(error)}). Remove the folder. {_how_to_get(name, root)}"
+        ) from error
     if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ConfigError(
             f"tfds:{name}: {folder} holds {info.file_format.value} files, which need "
@@ -432,15 +444,11 @@ def _load_tfds(
     splits = {}
     for split in ("train", "test", "validation"):
         if split in info.splits:
-            for path in info.splits[split].filepaths:
-                if not path.exists():
-                    raise ConfigError(
-                        f"tfds:{name} is incomplete: {path} is missing. "
-                        f"{_how_to_get(name, root)}"
-                    )
-            records = _TfdsRecords(builder, split, mode, size, label is not None)
-            if split == "train" or label is None or records.labelled():
-                splits[split] = records.examples(name, shape)
+            _check_shards(name, root, info.splits[split])
+            records = _TfdsRecords(builder, split, mode, size, shape, label is not None)
+            first = records.first(name, root)
+            if split == "train" or label is None or first["label"] >= 0:
+                splits[split] = records.examples(name, root)
     if "train" not in splits:
         raise ConfigError(
             f"tfds:{name} must have a split 'train', found {sorted(info.splits)}"
@@ -452,6 +460,58 @@ def _load_tfds(
         getattr(label, "num_classes", None),
         tuple(getattr(label, "names", None) or ()) or None,
     )
+
+
+def _check_features(path: Path) -> None:
+    """Refuses features that TFDS does not bring along: it would import any module."""
+
+    def classes(value: Any) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                if key in ("pythonClassName", "python_class_name", "type"):
+                    yield str(inner)
+                yield from classes(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from classes(inner)
+
+    for found in classes(json.loads(path.read_text())):
+        if "." in found and not found.startswith("tensorflow_datasets.core.features."):
+            raise ValueError(
+                f"{path.name} names the class {found!r}, "
+                "expected one of tensorflow_datasets.core.features"
+            )
+
+
+def _check_shards(name: str, root: str, split: Any) -> None:
+    """Opens every file of a split, whose end says how many records there are."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    def count(path: Any) -> int | str:
+        try:
+            reader = ArrayRecordReader(os.fspath(path))
+            found = reader.num_records()
+            reader.close()
+        except Exception as error:
+            return _in_words(error)
+        return found
+
+    paths, lengths = split.filepaths, split.shard_lengths
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(
+                f"tfds:{name} is incomplete: {path} is missing. "
+                f"{_how_to_get(name, root)}"
+            )
+    with ThreadPoolExecutor(16) as pool:
+        for path, length, found in zip(
+            paths, lengths, pool.map(count, paths), strict=True
+        ):
+            if length != found:
+                raise ConfigError(
+                    f"tfds:{name} is damaged: expected {length} records in {path}, "
+                    f"found {found}. Remove its folder. {_how_to_get(name, root)}"
+                )
 
 
 def _tfds_folder(name: str, root: str) -> str:
@@ -521,24 +581,48 @@ def _image_feature(
 class _TfdsRecords:
     """One split of a prepared TFDS data set."""
 
-    def __init__(self, builder: Any, split: str, mode: str, size: Any, labelled: bool):
+    def __init__(
+        self,
+        builder: Any,
+        split: str,
+        mode: str,
+        size: tuple[int, int] | None,
+        shape: tuple[int, int, int],
+        labelled: bool,
+    ):
         self._builder, self._split = builder, split
-        self._mode, self._size, self._labelled = mode, size, labelled
+        self._mode, self._size, self._shape = mode, size, shape
+        self._labelled = labelled
         self._lock = threading.Lock()
         self._opened: Any = None
 
-    def examples(self, name: str, shape: tuple[int, int, int]) -> Examples:
+    def examples(self, name: str, root: str) -> Examples:
         """The split as examples: in memory if it is small."""
         title = f"tfds:{name}/{self._split}"
         length = self._builder.info.splits[self._split].num_examples
-        if length * int(np.prod(shape)) <= IN_MEMORY_BYTES:
-            return InMemory(title, length, lambda: self._read_all(length, shape))
+        if length * math.prod(self._shape) <= IN_MEMORY_BYTES:
+            return InMemory(title, length, lambda: self._read_all(length, name, root))
         return OnDemand(title, length, lambda i: self._decode(self._records[i]))
 
-    def labelled(self) -> bool:
-        """Whether labels are given: where they are held back, TFDS has -1."""
-        records = self._records
-        return len(records) > 0 and bool(self._decode(records[0])["label"] >= 0)
+    def first(self, name: str, root: str) -> Example:
+        """The first example; where labels are held back, TFDS has -1.
+
+        Raises:
+            ConfigError: If it is not as the metadata says.
+        """
+        with self._damage_named(name, root):
+            return self._decode(self._records[0])
+
+    @contextlib.contextmanager
+    def _damage_named(self, name: str, root: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise ConfigError(
+                f"tfds:{name}: the split {self._split} in {self._builder.data_path} is "
+                f"damaged ({_in_words(error)}). Remove the folder. "
+                f"{_how_to_get(name, root)}"
+            ) from error
 
     @property
     def _records(self) -> Any:
@@ -562,18 +646,22 @@ class _TfdsRecords:
         (encoded,) = feature["image"].bytes_list.value
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             example = {"image": to_array(flatten(image), self._size, self._mode)}
+        if example["image"].shape != self._shape:
+            raise ValueError(
+                f"an image of shape {example['image'].shape}, expected {self._shape}"
+            )
         if self._labelled:
             example["label"] = np.int32(feature["label"].int64_list.value[0])
         return example
 
-    def _read_all(self, length: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-        columns = {"image": np.empty((length, *shape), np.uint8)}
+    def _read_all(self, length: int, name: str, root: str) -> dict[str, Any]:
+        columns = {"image": np.empty((length, *self._shape), np.uint8)}
         if self._labelled:
             columns["label"] = np.empty(length, np.int32)
         # Small images decode under the interpreter's lock, and more threads only slow
         # that down; but one can read ahead, outside the lock.
         chunks = [range(i, min(i + 1000, length)) for i in range(0, length, 1000)]
-        with ThreadPoolExecutor(1) as pool:
+        with self._damage_named(name, root), ThreadPoolExecutor(1) as pool:
             records = self._records
             for chunk, read in zip(
                 chunks, pool.map(records.__getitems__, map(list, chunks)), strict=True
