@@ -2,6 +2,14 @@
 
 from genjax.data import synthetic
 from genjax.data.pipeline import batches, gather
-from genjax.data.sources import Dataset, Examples, load
+from genjax.data.sources import DataError, Dataset, Examples, load
 
-__all__ = ["Dataset", "Examples", "batches", "gather", "load", "synthetic"]
+__all__ = [
+    "DataError",
+    "Dataset",
+    "Examples",
+    "batches",
+    "gather",
+    "load",
+    "synthetic",
+]

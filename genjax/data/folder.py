@@ -1,7 +1,11 @@
 """A folder of image files as a source of examples."""
 
+import contextlib
 import hashlib
+import math
 import os
+import stat
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +21,10 @@ from genjax.data import sources
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm")
 SUFFIXES += (".tif", ".tiff", ".webp")
 SPLITS = ("train", "test", "validation", "val")  # The second that is there tests.
+MAX_FILE_BYTES = 2**30  # Some decoders read a whole file first.
+# What is larger than one of these is decoded one at a time, to bound the memory.
+LARGE_FILE_BYTES, LARGE_PIXELS = 2**26, 2**25
+_one_at_a_time = threading.RLock()
 
 
 @dataclass
@@ -46,9 +54,16 @@ def load_folder(
     held out for testing. The test split is in the order of that hash, so that its first
     part is a fair sample. Classes are labelled in the order of their names. A folder
     that links lead to twice is read once. Every file is decoded once here, to find
-    those that cannot be. Images are turned upright as their EXIF says, flattened over
-    white where they are transparent, and of an animation the first frame counts. If
-    every file is grey, images have one channel, and otherwise three.
+    those that cannot be. A folder of more than a gibibyte of pixels is decoded as it is
+    trained on, and what cannot be read by then gives way (`sources.OnDemand`), or ends
+    the run where `on_bad_file` is "fail". Images are turned upright as their EXIF says,
+    flattened over white where they are transparent, and of an animation the first frame
+    counts. If every file is grey, images have one channel, and otherwise three.
+
+    Only regular files are opened, of at most a gibibyte, and only as the formats of
+    `sources.FORMATS`. An image of more pixels than twice PIL.Image.MAX_IMAGE_PIXELS
+    (178,956,970 unless a recipe sets that) counts as unreadable by its header alone.
+    One image, or fewer than a batch holds, is repeated within the batch.
 
     Args:
         path: The folder.
@@ -92,8 +107,8 @@ def load_folder(
     if not train:
         raise ConfigError(f"folder:{path} has no readable image to train on")
     return sources.Dataset(
-        _examples(train, size, shape),
-        _examples(test, size, shape) if test else None,
+        _examples(train, size, shape, on_bad_file),
+        _examples(test, size, shape, on_bad_file) if test else None,
         shape,
         len(classes) or None,
         tuple(classes) or None,
@@ -186,12 +201,9 @@ def _find(
             f"folder:{folder} must have the classes of the train folder, "
             f"{classes or 'none'}, found {sorted({parts[p][0] for p in found})[:10]}"
         )
+    label_of = {name: label for label, name in enumerate(classes)}
     files = [
-        _File(
-            p,
-            p.relative_to(root).as_posix(),
-            classes.index(parts[p][0]) if classes else None,
-        )
+        _File(p, p.relative_to(root).as_posix(), label_of.get(parts[p][0]))
         for p in found
     ]
     return sorted(files, key=lambda f: f.name), classes
@@ -202,17 +214,30 @@ def _read(path: Path, size: tuple[int, int] | None, mode: str | None = None):
 
     A JPEG may be decoded at a half, quarter or eighth of its size, but at no less than
     twice what is asked for; its size is then that.
+
+    Raises:
+        Exception: Of many kinds, if it is no regular file, too large or no image.
     """
     from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # To open a pipe would wait for ever.
+        raise ValueError("not a regular file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{found.st_size} bytes, expected {MAX_FILE_BYTES} at most")
+    with contextlib.ExitStack() as stack:
+        if found.st_size > LARGE_FILE_BYTES:
+            stack.enter_context(_one_at_a_time)
+        image = stack.enter_context(Image.open(path, formats=sources.FORMATS))
         if size is not None:
             # A camera's photo is decoded and resized several times faster so.
             image.draft(None, (2 * max(size), 2 * max(size)))
+        if math.prod(image.size) > LARGE_PIXELS:
+            stack.enter_context(_one_at_a_time)
         upright = ImageOps.exif_transpose(image)
         upright.format = image.format  # Lost in the copy.
         flat = sources.flatten(upright)
-    return flat.size[::-1], flat.mode, sources.to_array(flat, size, mode)
+        return flat.size[::-1], flat.mode, sources.to_array(flat, size, mode)
 
 
 def _scan(files: list[_File], size: tuple[int, int] | None) -> None:
@@ -283,10 +308,13 @@ def _digest(file: _File) -> bytes:
 
 
 def _examples(
-    files: list[_File], size: tuple[int, int] | None, shape: tuple[int, int, int]
+    files: list[_File],
+    size: tuple[int, int] | None,
+    shape: tuple[int, int, int],
+    on_bad_file: str,
 ) -> sources.Examples:
     if any(f.pixels is None for f in files):
-        return _Files(files, size, "L" if shape[-1] == 1 else "RGB")
+        return _Files(files, size, shape, on_bad_file)
     columns = {"image": np.empty((len(files), *shape), np.uint8)}
     for i, file in enumerate(files):
         columns["image"][i] = file.pixels  # Grey broadcasts to the channels of colour.
@@ -311,17 +339,27 @@ class _Folder(sources.InMemory):
 class _Files(sources.OnDemand):
     """Images decoded from their files each time."""
 
-    def __init__(self, files: list[_File], size: tuple[int, int] | None, mode: str):
-        super().__init__("folder", len(files), self._load)
-        self._files, self._image_size, self._mode = files, size, mode
+    def __init__(
+        self,
+        files: list[_File],
+        size: tuple[int, int] | None,
+        shape: tuple[int, int, int],
+        on_bad_file: str,
+    ):
+        tries = sources.MAX_TRIES if on_bad_file == "skip" else 1
+        super().__init__("folder", len(files), self._load, max_tries=tries)
+        self._files, self._image_size, self._shape = files, size, shape
 
     def _load(self, index: int) -> sources.Example:
-        file = self._files[index]
-        example = {"image": _read(file.path, self._image_size, self._mode)[-1]}
+        file, mode = self._files[index], "L" if self._shape[-1] == 1 else "RGB"
+        image = _read(file.path, self._image_size, mode)[-1]
+        if image.shape != self._shape:
+            raise ValueError(f"shape {image.shape}, expected {self._shape} as before")
+        example = {"image": image}
         if file.label is not None:
             example["label"] = np.int32(file.label)
         return example
 
-    def origin(self, index: int) -> str:
+    def title(self, position: int) -> str:
         """The file, relative to the folder."""
-        return self._files[index].name
+        return self._files[position].name

@@ -18,11 +18,11 @@ Any other set of the TFDS catalogue needs TensorFlow, once, to be prepared:
 import argparse
 import gzip
 import hashlib
+import http.client
 import io
 import os
 import sys
 import tarfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -142,7 +142,14 @@ def prepare(
     import tensorflow_datasets as tfds
 
     root = tfds_root(data_dir)
-    builder = tfds.builder(name, data_dir=root)
+    try:
+        builder = tfds.builder(name, data_dir=root)
+    except Exception as error:  # Of many kinds, as what was found there.
+        raise ConfigError(
+            f"the metadata in {Path(root, name)} cannot be read "
+            f"({type(error).__name__}: {error}): remove the folder and run the command "
+            "again"
+        ) from error
     folder = Path(os.fspath(builder.data_path))
     array_record = tfds.core.FileFormat.ARRAY_RECORD
     if folder.exists():
@@ -187,58 +194,92 @@ def find(archive: Archive, folder: Path) -> Path:
     path = folder / archive.name
     if not path.is_file():
         raise ConfigError(f"expected {archive.name} in {folder}, from {archive.url}")
-    _check(path, archive)
+    _check(path, archive, f"Get it again from {archive.url}")
     return path
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """Downloads an archive, continuing where an earlier attempt stopped."""
-    from tqdm import tqdm
+    """Downloads an archive, continuing where an earlier attempt stopped.
 
+    It lies beside its name until it is whole and its sum is right.
+
+    Raises:
+        ConfigError: If that fails, with the address, and where to put the file by hand.
+    """
     path, part = folder / archive.name, folder / f"{archive.name}.part"
     if path.is_file():
-        _check(path, archive)
+        _check(path, archive, "Remove it, and run the command again")
         return path
+    by_hand = (
+        f"or get the file otherwise and put it at {path}, or give the folder that "
+        "holds it as --archives"
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.is_file() else 0
-    if have < archive.size:
-        request = urllib.request.Request(archive.url)
-        if have:
-            request.add_header("Range", f"bytes={have}-")
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                if response.status != 206:  # The server sends the whole file.
-                    have = 0
-                with (
-                    open(part, "ab" if have else "wb") as file,
-                    tqdm(
-                        desc=archive.name,
-                        total=archive.size,
-                        initial=have,
-                        unit="B",
-                        unit_scale=True,
-                    ) as progress,
-                ):
-                    while block := response.read(1 << 18):
-                        file.write(block)
-                        progress.update(len(block))
-        except (urllib.error.URLError, OSError) as error:
-            raise ConfigError(
-                f"cannot download {archive.url}: {error}. Run the command again to "
-                "continue, or get the file otherwise and give its folder as --archives"
-            ) from error
+    try:
+        _fetch(archive, part)
+    except (OSError, http.client.HTTPException) as error:
+        raise ConfigError(
+            f"cannot download {archive.url}: {error}. Run the command again to "
+            f"continue, {by_hand}"
+        ) from error
     if part.stat().st_size < archive.size:
         raise ConfigError(
             f"the connection to {archive.url} ended after {part.stat().st_size} of "
-            f"{archive.size} bytes. Run the command again to continue"
+            f"{archive.size} bytes. Run the command again to continue, {by_hand}"
         )
     try:
-        _check(part, archive)
+        _check(part, archive, f"It is removed. Run the command again, {by_hand}")
     except ConfigError:
         part.unlink()  # It would fail for ever.
         raise
     part.rename(path)
     return path
+
+
+def _fetch(archive: Archive, part: Path) -> None:
+    """Appends to `part` what it lacks.
+
+    Raises:
+        OSError: If the server cannot be reached or has something else there.
+    """
+    from tqdm import tqdm
+
+    have = part.stat().st_size if part.is_file() else 0
+    if have >= archive.size:
+        return
+    request = urllib.request.Request(archive.url)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    with urllib.request.urlopen(request, timeout=60) as response:
+        if response.status != 206:  # The server sends the whole file.
+            have = 0
+        kind = response.headers.get_content_type()
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and have + int(length) != archive.size:
+            raise OSError(
+                f"the server sends {have + int(length)} bytes of {kind}, expected "
+                f"{archive.size}: has it moved, or does this network ask for a login?"
+            )
+        block = response.read(1 << 18)
+        if not have and block.lstrip()[:1] == b"<":  # No archive begins so.
+            raise OSError(
+                f"the server sends a page ({kind}), expected an archive: has it moved, "
+                "or does this network ask for a login?"
+            )
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(
+                desc=archive.name,
+                total=archive.size,
+                initial=have,
+                unit="B",
+                unit_scale=True,
+            ) as progress,
+        ):
+            while block and have <= archive.size:
+                have += file.write(block)
+                progress.update(len(block))
+                block = response.read(1 << 18)
 
 
 def read_mnist(
@@ -302,14 +343,14 @@ def _png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _check(path: Path, archive: Archive) -> None:
+def _check(path: Path, archive: Archive, advice: str) -> None:
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != archive.sha256:
         raise ConfigError(
             f"{path} is not the original {archive.name} of {archive.url}: expected "
             f"{archive.size} bytes with SHA-256 {archive.sha256}, found "
-            f"{path.stat().st_size} bytes with {found}"
+            f"{path.stat().st_size} bytes with {found}. {advice}"
         )
 
 

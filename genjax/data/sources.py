@@ -7,13 +7,20 @@ synthetic:<name>  ring, grid, moons, checkerboard, rings or blobs, of known dens
 
 An example has `image` uint8 [H, W, C] with C = 1 or 3 (or `point` float32 [2]) and,
 where the data has classes, `label` int32. Alpha is laid over white. Sets of up to a
-gibibyte of pixels are decoded once, when first used, and kept in memory.
+gibibyte of pixels are decoded once, when first used, and kept in memory. Of a larger
+one an example that cannot be read any more gives way to another (`OnDemand`).
 """
 
+import contextlib
 import io
+import itertools
+import json
+import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +35,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IN_MEMORY_BYTES = 2**30  # Of decoded pixels in a split; a larger one is read as needed.
+# What is decoded, whatever a file's name says. Pillow knows more, some of which start
+# other programs: PostScript runs Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_TRIES = 100  # Examples that may be unreadable one after the other.
+PATIENCE = 30.0  # Seconds that storage may be away before the run ends.
+MAX_NAMED = 20  # Unreadable examples that are named; more are only counted.
 
 Example = dict[str, np.ndarray]
+
+
+class DataError(ConfigError):
+    """Data that could be read when the run started, and cannot be any more."""
 
 
 class Examples(Protocol):
@@ -132,20 +149,116 @@ class InMemory:
 
 
 class OnDemand:
-    """Examples that are read and decoded each time they are asked for."""
+    """Examples that are read and decoded each time they are asked for.
 
-    def __init__(self, name: str, length: int, read: Callable[[int], Example]):
+    One that cannot be read, because its file broke or vanished in mid-training, gives
+    way to another: to the first that can be read of (index + k stride) mod N, k = 1, 2,
+    ..., whose stride is near 0.618 N and has no factor in common with N. This depends
+    on nothing but the index, so that all processes and a resumed run do the same, and
+    is spread over the whole set, so that a lost class does not double its neighbour.
+    Each is named in a warning once, and `skipped` counts how often it happened.
+
+    Attributes:
+        skipped: How many examples have been replaced since this was made.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        length: int,
+        read: Callable[[int], Example],
+        *,
+        max_tries: int = MAX_TRIES,
+    ):
+        """Takes `read`, which raises whatever it likes of what cannot be read.
+
+        Args:
+            name: Of the set, for messages.
+            length: N.
+            read: Makes the example at a position in [0, N).
+            max_tries: Examples that are tried for one; 1 replaces none.
+        """
         self._name, self._length, self._read = name, length, read
+        self._tries = min(max_tries, length)
+        self._stride = next(
+            s for s in itertools.count(round(0.618 * length)) if math.gcd(s, length) < 2
+        )
+        self.skipped = 0
+        self._lock = threading.Lock()
+        self._named: set[int] = set()
+        self._stand_ins: dict[int, int] = {}
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        return self._read(index)
+        """The example, or what stands in for it.
+
+        Raises:
+            DataError: If none can be read, for half a minute.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            failed: dict[int, Exception] = {}
+            for k in range(self._tries):
+                position = (index + k * self._stride) % self._length
+                try:
+                    example = self._read(position)
+                except Exception as error:  # Decoders raise errors of many kinds.
+                    failed[position] = error
+                else:
+                    self._note(index, position, failed)
+                    return example
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.5)  # A network's storage may come back.
+        position, error = next(iter(failed.items()))
+        raise DataError(
+            f"{self.title(position)} cannot be read any more ({_in_words(error)})"
+            + (f", nor can {len(failed) - 1} others" if len(failed) > 1 else "")
+            + ": is the storage still there, and the data as it was? The same command "
+            "goes on once it can be read"
+        ) from error
+
+    def _note(self, index: int, position: int, failed: dict[int, Exception]) -> None:
+        """Counts and names what was replaced, or drops what can be read again."""
+        if not failed and index not in self._stand_ins:
+            return
+        with self._lock:
+            if not failed:
+                self._stand_ins.pop(index, None)
+                return
+            self.skipped += 1
+            self._stand_ins[index] = position
+            new = [p for p in failed if p not in self._named]
+            new = new[: MAX_NAMED - len(self._named)]
+            self._named.update(new)
+            last = new and len(self._named) == MAX_NAMED
+        for p in new:
+            warnings.warn(
+                f"{self.title(p)} cannot be read any more ({_in_words(failed[p])}); "
+                "other examples stand in for it",
+                stacklevel=3,
+            )
+        if last:
+            warnings.warn(
+                f"{self._name}: more examples that cannot be read are only counted",
+                stacklevel=3,
+            )
+
+    def title(self, position: int) -> str:
+        """The set's name and the position in it."""
+        return f"{self._name}[{position}]"
 
     def origin(self, index: int) -> str:
-        """The set's name and the position in it."""
-        return f"{self._name}[{index}]"
+        """Where the example comes from, and from where what now stands in for it."""
+        by = self._stand_ins.get(index)
+        instead = "" if by is None else f" (unreadable; for it {self.title(by)})"
+        return self.title(index) + instead
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def flatten(image: "Image.Image") -> "Image.Image":
@@ -166,8 +279,12 @@ def flatten(image: "Image.Image") -> "Image.Image":
         # Pillow opens 16-bit PNG and PGM files as "I" or "I;16", depending on version.
         if image.mode == "I" and image.format not in ("PNG", "PPM"):
             raise ValueError("32-bit integer pixels have no known range")
-        levels = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+        levels = np.asarray(image).astype(np.uint32)
+        levels += (
+            128  # To round: half of 257 is no integer, so that nothing is halfway.
+        )
+        levels //= 257
+        return Image.fromarray(levels.astype(np.uint8))
     if image.mode == "F":
         raise ValueError("float pixels have no known range")
     if transparent:
@@ -307,8 +424,15 @@ def _load_tfds(
     import tensorflow_datasets as tfds
 
     # From the files alone: no builder code, which might want TensorFlow or the network.
-    builder = tfds.builder_from_directory(folder)
-    info = builder.info
+    try:
+        _check_features(Path(folder, "features.json"))
+        builder = tfds.builder_from_directory(folder)
+        info = builder.info
+    except Exception as error:  # Of many kinds, as what was found there.
+        raise ConfigError(
+            f"tfds:{name}: the metadata in {folder} cannot be read "
+            f"({_in_words(error)}). Remove the folder. {_how_to_get(name, root)}"
+        ) from error
     if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ConfigError(
             f"tfds:{name}: {folder} holds {info.file_format.value} files, which need "
@@ -320,15 +444,11 @@ def _load_tfds(
     splits = {}
     for split in ("train", "test", "validation"):
         if split in info.splits:
-            for path in info.splits[split].filepaths:
-                if not path.exists():
-                    raise ConfigError(
-                        f"tfds:{name} is incomplete: {path} is missing. "
-                        f"{_how_to_get(name, root)}"
-                    )
-            records = _TfdsRecords(builder, split, mode, size, label is not None)
-            if split == "train" or label is None or records.labelled():
-                splits[split] = records.examples(name, shape)
+            _check_shards(name, root, info.splits[split])
+            records = _TfdsRecords(builder, split, mode, size, shape, label is not None)
+            first = records.first(name, root)
+            if split == "train" or label is None or first["label"] >= 0:
+                splits[split] = records.examples(name, root)
     if "train" not in splits:
         raise ConfigError(
             f"tfds:{name} must have a split 'train', found {sorted(info.splits)}"
@@ -340,6 +460,58 @@ def _load_tfds(
         getattr(label, "num_classes", None),
         tuple(getattr(label, "names", None) or ()) or None,
     )
+
+
+def _check_features(path: Path) -> None:
+    """Refuses features that TFDS does not bring along: it would import any module."""
+
+    def classes(value: Any) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                if key in ("pythonClassName", "python_class_name", "type"):
+                    yield str(inner)
+                yield from classes(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from classes(inner)
+
+    for found in classes(json.loads(path.read_text())):
+        if "." in found and not found.startswith("tensorflow_datasets.core.features."):
+            raise ValueError(
+                f"{path.name} names the class {found!r}, "
+                "expected one of tensorflow_datasets.core.features"
+            )
+
+
+def _check_shards(name: str, root: str, split: Any) -> None:
+    """Opens every file of a split, whose end says how many records there are."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    def count(path: Any) -> int | str:
+        try:
+            reader = ArrayRecordReader(os.fspath(path))
+            found = reader.num_records()
+            reader.close()
+        except Exception as error:
+            return _in_words(error)
+        return found
+
+    paths, lengths = split.filepaths, split.shard_lengths
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(
+                f"tfds:{name} is incomplete: {path} is missing. "
+                f"{_how_to_get(name, root)}"
+            )
+    with ThreadPoolExecutor(16) as pool:
+        for path, length, found in zip(
+            paths, lengths, pool.map(count, paths), strict=True
+        ):
+            if length != found:
+                raise ConfigError(
+                    f"tfds:{name} is damaged: expected {length} records in {path}, "
+                    f"found {found}. Remove its folder. {_how_to_get(name, root)}"
+                )
 
 
 def _tfds_folder(name: str, root: str) -> str:
@@ -409,24 +581,48 @@ def _image_feature(
 class _TfdsRecords:
     """One split of a prepared TFDS data set."""
 
-    def __init__(self, builder: Any, split: str, mode: str, size: Any, labelled: bool):
+    def __init__(
+        self,
+        builder: Any,
+        split: str,
+        mode: str,
+        size: tuple[int, int] | None,
+        shape: tuple[int, int, int],
+        labelled: bool,
+    ):
         self._builder, self._split = builder, split
-        self._mode, self._size, self._labelled = mode, size, labelled
+        self._mode, self._size, self._shape = mode, size, shape
+        self._labelled = labelled
         self._lock = threading.Lock()
         self._opened: Any = None
 
-    def examples(self, name: str, shape: tuple[int, int, int]) -> Examples:
+    def examples(self, name: str, root: str) -> Examples:
         """The split as examples: in memory if it is small."""
         title = f"tfds:{name}/{self._split}"
         length = self._builder.info.splits[self._split].num_examples
-        if length * int(np.prod(shape)) <= IN_MEMORY_BYTES:
-            return InMemory(title, length, lambda: self._read_all(length, shape))
+        if length * math.prod(self._shape) <= IN_MEMORY_BYTES:
+            return InMemory(title, length, lambda: self._read_all(length, name, root))
         return OnDemand(title, length, lambda i: self._decode(self._records[i]))
 
-    def labelled(self) -> bool:
-        """Whether labels are given: where they are held back, TFDS has -1."""
-        records = self._records
-        return len(records) > 0 and bool(self._decode(records[0])["label"] >= 0)
+    def first(self, name: str, root: str) -> Example:
+        """The first example; where labels are held back, TFDS has -1.
+
+        Raises:
+            ConfigError: If it is not as the metadata says.
+        """
+        with self._damage_named(name, root):
+            return self._decode(self._records[0])
+
+    @contextlib.contextmanager
+    def _damage_named(self, name: str, root: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise ConfigError(
+                f"tfds:{name}: the split {self._split} in {self._builder.data_path} is "
+                f"damaged ({_in_words(error)}). Remove the folder. "
+                f"{_how_to_get(name, root)}"
+            ) from error
 
     @property
     def _records(self) -> Any:
@@ -448,20 +644,24 @@ class _TfdsRecords:
         # TFDS's own deserializer does the same in five times the time.
         feature = tf_example_pb2.Example.FromString(record).features.feature
         (encoded,) = feature["image"].bytes_list.value
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             example = {"image": to_array(flatten(image), self._size, self._mode)}
+        if example["image"].shape != self._shape:
+            raise ValueError(
+                f"an image of shape {example['image'].shape}, expected {self._shape}"
+            )
         if self._labelled:
             example["label"] = np.int32(feature["label"].int64_list.value[0])
         return example
 
-    def _read_all(self, length: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-        columns = {"image": np.empty((length, *shape), np.uint8)}
+    def _read_all(self, length: int, name: str, root: str) -> dict[str, Any]:
+        columns = {"image": np.empty((length, *self._shape), np.uint8)}
         if self._labelled:
             columns["label"] = np.empty(length, np.int32)
         # Small images decode under the interpreter's lock, and more threads only slow
         # that down; but one can read ahead, outside the lock.
         chunks = [range(i, min(i + 1000, length)) for i in range(0, length, 1000)]
-        with ThreadPoolExecutor(1) as pool:
+        with self._damage_named(name, root), ThreadPoolExecutor(1) as pool:
             records = self._records
             for chunk, read in zip(
                 chunks, pool.map(records.__getitems__, map(list, chunks)), strict=True

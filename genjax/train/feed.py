@@ -24,10 +24,10 @@ class Feed:
 
     def fetch(self) -> None:
         """Sends the batch after this one."""
-        self.before = self.batches.get_state()
-        batch = next(self.batches)
+        before = self.batches.get_state()
+        batch = next(self.batches)  # If this fails, the batch ahead is still to come.
         index = batch.pop("index")
-        self.ahead = to_global(batch, self.place), index
+        self.before, self.ahead = before, (to_global(batch, self.place), index)
 
     def __iter__(self) -> "Feed":
         return self

@@ -1,5 +1,6 @@
 """The one training loop: phases, resuming, logging, stopping."""
 
+import contextlib
 import shlex
 import signal
 import sys
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from genjax.config import ConfigError, nearest
+from genjax.data import DataError
 from genjax.train import evaluation, quality, sharding
 from genjax.train.checkpoints import Checkpoints
 from genjax.train.feed import Feed
@@ -111,7 +113,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
                     state = checkpoints.restore(latest, abstract_state(phase))
                     say(f"Resuming {workdir} from step {latest}.")
                     batches = phase.batches()
-                    batches.set_state(position["data"])
+                    go_on(batches, position["data"], phase)
                 else:
                     state = start_state(phase, previous=state)
                     batches = phase.batches()
@@ -217,7 +219,8 @@ class Runner:
         since, stopped = time.monotonic(), False
         with progress_bar(self.phase, step) as bar:
             while step < self.phase.end and not stopped:
-                batch, index = next(feed)
+                with self.saved_if_data_fails(state, step, feed):
+                    batch, index = next(feed)
                 seen.append((step, index))
                 state, metrics = train_step(state, batch, key)
                 window.append(metrics)
@@ -265,6 +268,8 @@ class Runner:
         images //= self.config.accumulate
         means["images_per_second"] = images / (time.monotonic() - since)
         means["skipped_steps"] = float(skipped)
+        if hasattr(self.phase.dataset.train, "skipped"):
+            means["skipped_examples"] = float(self.phase.dataset.train.skipped)
         self.writer.scalars(step, means)
         shown = {k.split("/")[0]: v for k, v in means.items() if k.endswith("/loss")}
         bar.set_postfix(
@@ -293,7 +298,8 @@ class Runner:
         config, metrics = self.config, None
         final = step == self.phase.end
         if config.eval_every and (final or step % config.eval_every == 0):
-            metrics = self.evaluate(state, step)
+            with self.saved_if_data_fails(state, step, batches):
+                metrics = self.evaluate(state, step)
         if last or metrics or step % config.checkpoint.every == 0:
             self.save(state, step, batches, metrics)
         if config.sample_every and (final or step % config.sample_every == 0):
@@ -344,9 +350,25 @@ class Runner:
             step,
             config=self.config,
             phase=self.phase.index,
-            data=batches.get_state(),
+            data={**batches.get_state(), "examples": len(self.phase.dataset.train)},
             metrics=metrics,
         )
+
+    @contextlib.contextmanager
+    def saved_if_data_fails(
+        self, state: TrainState, step: int, batches: Any
+    ) -> Iterator[None]:
+        """Saves the steps taken if what is done within cannot read the data.
+
+        Of several processes the others may read theirs, and would not save with this.
+        """
+        try:
+            yield
+        except DataError:
+            if jax.process_count() == 1:
+                self.save(state, step, batches)
+                say(f"The data cannot be read: step {step} is saved.")
+            raise
 
     def samples(self, state: TrainState, num: int) -> np.ndarray:
         """Drawn with the averaged weights, from the same noise every time."""
@@ -362,6 +384,18 @@ class Runner:
         """A grid of samples."""
         if self.draw is not None:
             self.writer.grid(step, self.samples(state, self.config.num_samples))
+
+
+def go_on(batches: Any, position: dict[str, Any], phase: Phase) -> None:
+    """Puts the batches where a checkpoint says, and says if their data has changed."""
+    order = dict(position)
+    before, now = order.pop("examples", None), len(phase.dataset.train)
+    if before not in (None, now):
+        say(
+            f"{phase.config.data.name} has {now} examples to train on, where it had "
+            f"{before} when the run was saved: from here on their order is another"
+        )
+    batches.set_state(order)
 
 
 def progress_bar(phase: Phase, step: int) -> tqdm:
