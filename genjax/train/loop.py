@@ -21,10 +21,9 @@ from genjax.train.feed import Feed
 from genjax.train.memory import WHAT_SAVES_MEMORY, is_exhausted
 from genjax.train.phases import (
     Phase,
-    abstract_state,
     build,
+    check_shapes,
     example,
-    jit_train_step,
     start_state,
 )
 from genjax.train.sampling import make_cond, make_draw
@@ -94,6 +93,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     """
     stages = build(config)
     for phase in stages:
+        check_shapes(phase)
         check_evaluation(phase)
     given, workdir = workdir, claim(workdir, stages[0].config)
     checkpoints = Checkpoints(workdir, config.checkpoint)
@@ -108,7 +108,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         with StopRequest() as stop:
             for phase in stages[position["phase"] if position else 0 :]:
                 if position and position["phase"] == phase.index:
-                    state = checkpoints.restore(latest, abstract_state(phase))
+                    state = checkpoints.restore(latest, phase.state)
                     say(f"Resuming {workdir} from step {latest}.")
                     batches = phase.batches()
                     batches.set_state(position["data"])
@@ -166,7 +166,7 @@ def check_evaluation(phase: Phase) -> None:
         return
     if on_split:
         losses = evaluation.make_losses(phase.method, phase.mesh)
-        state, (key, batch) = abstract_state(phase), example(phase)
+        state, (key, batch) = phase.state, example(phase)
         shapes = jax.eval_shape(losses, state.params, state.model_state, batch, key)
         names += [f"test/{name}" for name in shapes]
     if on_samples:
@@ -209,7 +209,7 @@ class Runner:
         if not self.phase.method.players:  # It can only sample: keep what it was given.
             self.at_intervals(state, step, batches, last=True)
             return state, True
-        train_step = jit_train_step(self.phase, state)
+        train_step = self.phase.train_step
         key = jax.random.fold_in(self.phase.key(), 1)
         feed = Feed(batches, sharding.split(self.phase.mesh, 1))
         window: list[Metrics] = []
