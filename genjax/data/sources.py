@@ -23,10 +23,12 @@ import numpy as np
 
 from genjax.config import ConfigError, nearest
 from genjax.data import synthetic
+from genjax.untrusted import read_json
 
 if TYPE_CHECKING:
     from PIL import Image
 
+TFDS_FEATURES = "tensorflow_datasets.core.features."
 IN_MEMORY_BYTES = 2**30  # Of decoded pixels in a split; a larger one is read as needed.
 
 Example = dict[str, np.ndarray]
@@ -304,6 +306,7 @@ def _load_tfds(
 ) -> Dataset:
     root = tfds_root(data_dir)
     folder = _tfds_folder(name, root)
+    _check_features(os.path.join(folder, "features.json"))
     import tensorflow_datasets as tfds
 
     # From the files alone: no builder code, which might want TensorFlow or the network.
@@ -340,6 +343,28 @@ def _load_tfds(
         getattr(label, "num_classes", None),
         tuple(getattr(label, "names", None) or ()) or None,
     )
+
+
+def _check_features(path: str) -> None:
+    """Holds the classes that a file of TFDS names to TFDS's own: it imports them.
+
+    Raises:
+        ConfigError: If one is another's, or the file is no JSON.
+    """
+    if not os.path.exists(path):
+        return
+    parts = [read_json(Path(path))]
+    while parts:
+        part = parts.pop()
+        for key, value in part.items() if isinstance(part, dict) else ():
+            named = key in ("type", "pythonClassName", "python_class_name")
+            if named and isinstance(value, str) and not value.startswith(TFDS_FEATURES):
+                raise ConfigError(
+                    f"{path} names {value!r}, whose module TFDS would import; expected "
+                    f"a class of {TFDS_FEATURES}* alone"
+                )
+        if isinstance(part, (dict, list)):
+            parts += part.values() if isinstance(part, dict) else part
 
 
 def _tfds_folder(name: str, root: str) -> str:

@@ -117,9 +117,15 @@ class Checkpoints:
         )
 
     def position(self, step: int) -> dict[str, Any]:
-        """{"phase": index, "data": the iterator's state} as saved with `step`."""
+        """{"phase": index, "data": the iterator's state} as saved with `step`.
+
+        Raises:
+            ConfigError: If it is no such thing.
+        """
         args = ocp.args.Composite(position=ocp.args.JsonRestore())
-        return self.manager.restore(step, args=args)["position"]
+        with reading(f"the position in step {step} of {self.manager.directory}"):
+            found = self.manager.restore(step, args=args)["position"]
+            return inspection.restore_position(found)
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state of `step`, on the shardings that `abstract` names.

@@ -14,7 +14,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, base_config, check, from_plain
+from genjax.config import ConfigError, base_config, check, from_plain, shown
 from genjax.untrusted import MAX_JSON, not_finite, some
 
 # Read as a whole. The last holds the devices of each array.
@@ -128,3 +128,23 @@ def restore_config(values: Any, folder: Path) -> ConfigDict:
     config = from_plain(values)
     check(config)
     return config
+
+
+def restore_position(values: Any) -> dict[str, Any]:
+    """The position of a checkpoint in its phases and data.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    check_index("phase", values["phase"])
+    for name, value in values["data"].items():
+        check_index(name, value)
+    return values
+
+
+def check_index(name: str, value: Any) -> None:
+    """Raises ConfigError unless the value is a whole number from 0 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ConfigError(
+            f"{name} must be a whole number from 0 on, got {shown(value)}"
+        )

@@ -103,6 +103,11 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         checkpoints.close()
         return True
     position = None if latest is None else checkpoints.position(latest)
+    if position and position["phase"] >= len(stages):
+        raise ConfigError(
+            f"step {latest} of {workdir} is of phase {position['phase']}, but the "
+            f"config has {len(stages)}: the checkpoint is damaged"
+        )
     state, writer = None, Writer(workdir)
     try:
         with StopRequest() as stop:

@@ -98,7 +98,7 @@ def make(
         "warmup_steps": warmup_steps,
         "decay_steps": decay_steps,
     }.items():
-        if not (isinstance(value, int) or value is None and field == "decay_steps"):
+        if not (isinstance(value, int) or (value is None and field == "decay_steps")):
             raise ConfigError(
                 f"config.optimizers.<player>.{field} must be a whole number, "
                 f"got {shown(value)}"
