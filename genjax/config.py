@@ -193,6 +193,10 @@ def check_field(path: str, value: Any, default: Any) -> None:
         raise ConfigError(f"config.{path} must be {side}, got {shown(value)}")
     if path == "data.shape":
         check_counts(f"config.{path}", value)
+    if path == "ema.networks" and not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"config.{path} must hold names, got {shown(value)}")
+    if path == "init_from" and not all(isinstance(x, Mapping) for x in value):
+        raise ConfigError(f"config.{path} must hold dicts, got {shown(value)}")
 
 
 def check_counts(what: str, value: Sequence[Any]) -> None:
@@ -407,15 +411,18 @@ def phases(config: ConfigDict) -> list[ConfigDict]:
     Raises:
         ConfigError: If an override names a field that the config lacks, or is none.
     """
+    check(config)
     result = []
     for overrides in config.phases or ({},):
         if not isinstance(overrides, Mapping):
             raise ConfigError(
                 "config.phases must hold one dict of overrides for each phase, such as "
-                f"{{'num_steps': 10}}, got {overrides!r}"
+                f"{{'num_steps': 10}}, got {shown(overrides)}"
             )
         phase = config.copy_and_resolve_references()
         for path, value in overrides.items():
+            if not isinstance(path, str):
+                raise ConfigError(f"config.phases: {shown(path)} must name a field")
             if isinstance(value, Mapping) and path.split(".")[0] not in OPEN:
                 value = flatten(value, f"{path}.")
             else:

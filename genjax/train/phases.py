@@ -107,7 +107,13 @@ def build(
     Raises:
         ConfigError: At the first thing that cannot work.
     """
-    result, start = [], 0
+    with explained("config"):
+        return list(_built(config, devices))
+
+
+def _built(config: ConfigDict, devices: Sequence[jax.Device] | None) -> Iterator[Phase]:
+    """The phases, each once it is checked."""
+    start = 0
     for index, phase in enumerate(phases(config)):
         check(phase)
         phase, dataset = resolve(phase)
@@ -135,21 +141,18 @@ def build(
             for player in method.players
         }
         end = start + (phase.num_steps if method.players else 0)
-        result.append(
-            Phase(
-                index=index,
-                start=start,
-                end=end,
-                config=phase,
-                dataset=dataset,
-                method=method,
-                optimizers={name: tx for name, (tx, _) in made.items()},
-                rates={name: rate for name, (_, rate) in made.items()},
-                mesh=mesh,
-            )
+        yield Phase(
+            index=index,
+            start=start,
+            end=end,
+            config=phase,
+            dataset=dataset,
+            method=method,
+            optimizers={name: tx for name, (tx, _) in made.items()},
+            rates={name: rate for name, (_, rate) in made.items()},
+            mesh=mesh,
         )
         start = end
-    return result
 
 
 def check_shapes(phase: Phase) -> None:
