@@ -6,10 +6,12 @@ of `optimizers` are passed on as keyword arguments, which `call` checks in the s
 """
 
 import ast
+import contextlib
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -94,25 +96,35 @@ def base_config(variant: str = "") -> ConfigDict:
     return config
 
 
-MINIMA = {  # Of the generic fields that are numbers.
-    "num_steps": 0,
-    "data.batch_size": 1,
-    "data.num_threads": -1,
-    "accumulate": 1,
-    "ema.decay": 0,
-    "log_every": 1,
-    "sample_every": 0,
-    "num_samples": 1,
-    "eval_every": 0,
-    "eval_examples": 1,
-    "eval_samples": 0,
-    "max_bad_steps": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-    "checkpoint.keep_period": 0,
-    "mesh.data": -1,
-    "mesh.fsdp": 1,
+# Of the generic fields that are numbers, the least and the largest. A step is an int32.
+RANGES = {
+    "seed": (0, 2**31 - 1),
+    "num_steps": (0, 2**31 - 1),
+    "data.batch_size": (1, 2**24),
+    "data.num_threads": (-1, 1024),
+    "data.test_fraction": (0, 1),
+    "accumulate": (1, 2**24),
+    "ema.decay": (0, 1),
+    "log_every": (1, 2**31 - 1),
+    "sample_every": (0, 2**31 - 1),
+    "num_samples": (1, 2**24),
+    "eval_every": (0, 2**31 - 1),
+    "eval_examples": (1, 2**31 - 1),
+    "eval_samples": (0, 2**24),
+    "max_bad_steps": (1, 2**31 - 1),
+    "checkpoint.every": (1, 2**31 - 1),
+    "checkpoint.keep": (1, 2**31 - 1),
+    "checkpoint.keep_period": (0, 2**31 - 1),
+    "mesh.data": (-1, 2**24),
+    "mesh.fsdp": (1, 2**24),
 }
+# Fields that may be None, and what else they are.
+NONE = {
+    "data.data_dir": str,
+    "data.shape": tuple,
+    "data.num_classes": int,
+}
+MAX_EXAMPLE = 2**28  # Numbers in one example: an image of 8192 x 8192 in colour fits.
 # Sections whose fields others check.
 OPEN = ("model", "optimizers", "sampler", "likelihood")
 
@@ -126,7 +138,12 @@ def check(config: ConfigDict) -> None:
     base = base_config()
     for name in config:
         known, found = list(base), [name]
-        if isinstance(base.get(name), ConfigDict) and name not in OPEN:
+        section = isinstance(base.get(name), ConfigDict)
+        if section and not isinstance(config[name], ConfigDict):
+            raise ConfigError(
+                f"config.{name} must be a dict of fields, got {shown(config[name])}"
+            )
+        if section and name not in OPEN:
             known = [f"{name}.{field}" for field in base[name]]
             found = [f"{name}.{field}" for field in config[name]]
             if missing := [field for field in known if field not in found]:
@@ -139,14 +156,96 @@ def check(config: ConfigDict) -> None:
                 f"config has no field {unknown[0]!r}{nearest(unknown[0], known)} "
                 f"There are: {', '.join(known)}"
             )
-    for path, minimum in MINIMA.items():
-        value = get(config, path)
-        if not isinstance(value, (int, float)) or value < minimum:
-            raise ConfigError(f"config.{path} must be at least {minimum}, got {value}")
-    if config.ema.decay > 1:
-        raise ConfigError(f"config.ema.decay must be at most 1, got {config.ema.decay}")
+    if missing := [name for name in base if name not in config]:
+        raise ConfigError(f"config.{missing[0]} is not there: start from base_config()")
+    for path, default in flatten(base.to_dict()).items():
+        if path.split(".")[0] not in OPEN and path != "data.image_size":
+            check_field(path, get(config, path), default)
+    size = config.data.image_size  # The command line makes tuples of one.
+    sizes = size if isinstance(size, (tuple, list)) else (size,)
+    if tuple(sizes) != (None,):
+        check_counts("config.data.image_size", sizes)
     modes = {"min": None, "max": None}
     choose(modes, config.checkpoint.best_mode, "config.checkpoint.best_mode")
+
+
+def check_field(path: str, value: Any, default: Any) -> None:
+    """Holds a generic field to the type of its default, and to its range.
+
+    Raises:
+        ConfigError: With what is expected and what was found.
+    """
+    if value is None and path in NONE:
+        return
+    kind = NONE.get(path, type(default))
+    expected, good = {
+        int: ("a whole number", isinstance(value, int) and not isinstance(value, bool)),
+        float: ("a number", is_number(value)),
+        bool: ("True or False", isinstance(value, bool)),
+        str: ("a text", isinstance(value, str)),
+        tuple: ("a tuple", isinstance(value, (tuple, list))),
+    }[kind]
+    if not good:
+        raise ConfigError(f"config.{path} must be {expected}, got {shown(value)}")
+    least, most = RANGES.get(path, (None, None))
+    if least is not None and not least <= value <= most:
+        side = f"at least {least}" if value < least else f"at most {most}"
+        raise ConfigError(f"config.{path} must be {side}, got {shown(value)}")
+    if path == "data.shape":
+        check_counts(f"config.{path}", value)
+    if path == "ema.networks" and not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"config.{path} must hold names, got {shown(value)}")
+    if path == "init_from" and not all(isinstance(x, Mapping) for x in value):
+        raise ConfigError(f"config.{path} must hold dicts, got {shown(value)}")
+
+
+def check_counts(what: str, value: Sequence[Any]) -> None:
+    """Raises ConfigError unless these are whole numbers from 1 on, of small product."""
+    for size in value:
+        check_count(f"each number of {what}", size)
+    if math.prod(value) > MAX_EXAMPLE:
+        raise ConfigError(
+            f"{what} must describe at most {MAX_EXAMPLE} numbers, got {shown(value)}"
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is an int or a finite float, and no bool."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) < math.inf
+    )
+
+
+def shown(value: Any) -> str:
+    """A value in a message, in one line of bounded length."""
+    try:
+        text = repr(value)
+    except Exception:  # An int of more than 4,300 digits, for one.
+        text = f"a {type(value).__name__}"
+    return text if len(text) < 200 else f"{text[:200]}..."
+
+
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Whatever fails within, because a config asks for it, becomes a ConfigError.
+
+    Args:
+        where: The place in the config, such as "config.model".
+
+    Raises:
+        ConfigError: For any other error, with what it says; the error is its cause.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Exception, RecursionError) as error:
+        lines = (str(error).strip() or "no more is known").splitlines()
+        raise ConfigError(
+            f"{where} cannot work: {type(error).__name__}: {lines[0][:500]}"
+        ) from error
 
 
 def get(config: ConfigDict, path: str) -> Any:
@@ -251,15 +350,17 @@ def overrides(words: Sequence[str], *sections: str) -> dict[str, dict[str, Any]]
 
 def check_count(what: str, value: Any) -> None:
     """Raises ConfigError unless the value is a whole number from 1 on."""
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{what} must be a whole number from 1 on, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(
+            f"{what} must be a whole number from 1 on, got {shown(value)}"
+        )
 
 
 def choose(options: Mapping[str, Any], name: str, where: str) -> Any:
     """options[name], or a ConfigError that lists what there is."""
-    if name not in options:
+    if not isinstance(name, str) or name not in options:
         raise ConfigError(
-            f"{where} must be one of {sorted(options)}, got {name!r}"
+            f"{where} must be one of {sorted(options)}, got {shown(name)}"
             f"{nearest(str(name), list(options))}"
         )
     return options[name]
@@ -310,15 +411,18 @@ def phases(config: ConfigDict) -> list[ConfigDict]:
     Raises:
         ConfigError: If an override names a field that the config lacks, or is none.
     """
+    check(config)
     result = []
     for overrides in config.phases or ({},):
         if not isinstance(overrides, Mapping):
             raise ConfigError(
                 "config.phases must hold one dict of overrides for each phase, such as "
-                f"{{'num_steps': 10}}, got {overrides!r}"
+                f"{{'num_steps': 10}}, got {shown(overrides)}"
             )
         phase = config.copy_and_resolve_references()
         for path, value in overrides.items():
+            if not isinstance(path, str):
+                raise ConfigError(f"config.phases: {shown(path)} must name a field")
             if isinstance(value, Mapping) and path.split(".")[0] not in OPEN:
                 value = flatten(value, f"{path}.")
             else:

@@ -15,13 +15,14 @@ PURE |= {"placement"}
 ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
     **{name: (PURE, {"jax", "numpy"}) for name in PURE},
     "config": ({"config"}, {"ml_collections"}),
+    "untrusted": ({"config"}, {"numpy", "safetensors"}),
     "networks": (PURE | {"networks"}, {"jax", "numpy", "flax"}),
     "data": (
-        {"config", "data"},
+        {"config", "data", "untrusted"},
         {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "etils", "tqdm"},
     ),
     "metrics": (
-        PURE | {"networks", "metrics"},
+        PURE | {"networks", "metrics", "untrusted"},
         {"jax", "numpy", "flax", "optax", "safetensors", "scipy", "sklearn"},
     ),
     "methods": (
@@ -29,7 +30,8 @@ ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
         {"jax", "numpy", "flax", "ml_collections", "diffrax"},
     ),
     "train": (
-        PURE | {"config", "data", "methods", "metrics", "networks", "train"},
+        PURE
+        | {"config", "data", "methods", "metrics", "networks", "train", "untrusted"},
         {"jax", "numpy", "flax", "ml_collections", "optax", "orbax", "absl", "tqdm"}
         | {"platformdirs", "tensorboardX"},
     ),

@@ -14,7 +14,6 @@ one an example that cannot be read any more gives way to another (`OnDemand`).
 import contextlib
 import io
 import itertools
-import json
 import math
 import os
 import threading
@@ -30,10 +29,12 @@ import numpy as np
 
 from genjax.config import ConfigError, nearest
 from genjax.data import synthetic
+from genjax.untrusted import read_json
 
 if TYPE_CHECKING:
     from PIL import Image
 
+TFDS_FEATURES = "tensorflow_datasets.core.features."
 IN_MEMORY_BYTES = 2**30  # Of decoded pixels in a split; a larger one is read as needed.
 # What is decoded, whatever a file's name says. Pillow knows more, some of which start
 # other programs: PostScript runs Ghostscript.
@@ -475,11 +476,11 @@ def _check_features(path: Path) -> None:
             for inner in value:
                 yield from classes(inner)
 
-    for found in classes(json.loads(path.read_text())):
-        if "." in found and not found.startswith("tensorflow_datasets.core.features."):
+    for found in classes(read_json(path)):
+        if "." in found and not found.startswith(TFDS_FEATURES):
             raise ValueError(
                 f"{path.name} names the class {found!r}, "
-                "expected one of tensorflow_datasets.core.features"
+                f"whose module TFDS would import; expected one of {TFDS_FEATURES}*"
             )
 
 

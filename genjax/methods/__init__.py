@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from genjax.config import ConfigError, nearest
+from genjax.config import ConfigError, explained, nearest
 from genjax.types import Method
 
 
@@ -13,15 +13,18 @@ def load(config: ConfigDict) -> Method:
     """Imports genjax.methods.<config.method> and calls its `make`.
 
     Raises:
-        ConfigError: If there is no such method, with the nearest name.
+        ConfigError: If there is no such method, with the nearest name; or if it cannot
+            be made from the config.
     """
     known = names()
-    if config.method not in known:
+    if not isinstance(config.method, str) or config.method not in known:
         raise ConfigError(
             f"config.method: no method {config.method!r}"
-            f"{nearest(config.method, known)} Methods: {', '.join(known)}"
+            f"{nearest(str(config.method), known)} Methods: {', '.join(known)}"
         )
-    return importlib.import_module(f"genjax.methods.{config.method}").make(config)
+    module = importlib.import_module(f"genjax.methods.{config.method}")
+    with explained("config.model or config.sampler"):
+        return module.make(config)
 
 
 def names() -> list[str]:

@@ -22,12 +22,13 @@ from flax import traverse_util
 from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from genjax import images
 from genjax.metrics import inception
 from genjax.networks.layers import Conv
+from genjax.untrusted import read_safetensors
 
 Params = Mapping[str, Any]
 
@@ -228,7 +229,7 @@ def train_feature_network(
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         path = cache / f"{name}_cnn_{digest.hexdigest()[:12]}.safetensors"
-    found = path and _cached(path)
+    found = path and _cached(path, module, train["image"][:1])
     params, accuracy = found or (_fit(module, train), None)
     # Machines may round otherwise, and need not share a cache.
     params = multihost_utils.broadcast_one_to_all(params)
@@ -250,15 +251,25 @@ def train_feature_network(
     return replace(network, accuracy=accuracy)
 
 
-def _cached(path: Path) -> tuple[Params, float | None] | None:
-    """Weights and accuracy from the cache, or None if they cannot be read."""
+def _cached(
+    path: Path, module: Classifier, first: np.ndarray
+) -> tuple[Params, float | None] | None:
+    """Weights and accuracy from the cache, or None if they are not of the network."""
     try:
-        params = traverse_util.unflatten_dict(load_file(path), sep=".")
+        flat = read_safetensors(path)
         with safe_open(path, "numpy") as file:
             accuracy = (file.metadata() or {}).get("accuracy")
-    except (FileNotFoundError, SafetensorError):
+        accuracy = None if accuracy is None else float(accuracy)
+    except (FileNotFoundError, ValueError):
         return None
-    return params, None if accuracy is None else float(accuracy)
+    key, pixels = jax.random.key(SEED), images.to_float(jnp.asarray(first))
+    init = functools.partial(module.init, train=False)
+    expected = jax.eval_shape(init, key, pixels)["params"]
+    expected = traverse_util.flatten_dict(expected, sep=".")
+    shapes = [{k: v.shape for k, v in x.items()} for x in (flat, expected)]
+    if shapes[0] != shapes[1]:
+        return None
+    return traverse_util.unflatten_dict(flat, sep="."), accuracy
 
 
 def _fit(module: Classifier, train: Mapping[str, np.ndarray]) -> Params:

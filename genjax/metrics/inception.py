@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+
+from genjax.untrusted import read_safetensors
 
 NAME = "pt_inception-2015-12-05-6726825d"
 PTH_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -347,7 +347,7 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is none, with where to get it.
-        ValueError: If it is not of this network.
+        ValueError: If it is not of this network, or has weights that are not finite.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -355,10 +355,7 @@ def load(path: Path) -> dict[str, Any]:
             f"(SHA-256 {PTH_SHA256}) from the releases of github.com/mseitzer/"
             f"pytorch-fid and run: python -m genjax.metrics.inception {NAME}.pth"
         )
-    try:
-        return from_torch(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no .safetensors file: {error}") from None
+    return from_torch(read_safetensors(path))
 
 
 def convert(path: Path) -> Path:
@@ -367,15 +364,15 @@ def convert(path: Path) -> Path:
     Raises:
         ValueError: If it is not the file that everybody has, by its SHA-256.
     """
-    import torch
-    from safetensors.torch import save_file
-
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != PTH_SHA256:
         raise ValueError(
             f"expected {path} to have the SHA-256 {PTH_SHA256}, found {found}: it is "
             "another network or a broken download"
         )
+    import torch
+    from safetensors.torch import save_file
+
     weights = torch.load(path, map_location="cpu", weights_only=True)
     target = path.with_suffix(".safetensors")
     save_file({k: v.float().contiguous() for k, v in weights.items()}, target)

@@ -42,7 +42,8 @@ import numpy as np
 from flax import traverse_util
 from jax import Array
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+
+from genjax.untrusted import read_safetensors
 
 FILES = {
     "alex": ("alexnet-owt-7be5be79.pth", "alex.pth"),
@@ -204,7 +205,7 @@ def load(path: Path, net: str = "alex") -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is none, with where to get it.
-        ValueError: If it is not of this network.
+        ValueError: If it is not of this network, or has weights that are not finite.
     """
     _check_net(net)
     if not path.is_file():
@@ -217,10 +218,9 @@ def load(path: Path, net: str = "alex") -> dict[str, Any]:
             f"{backbone} {linear} --net={net} --out={path}. Without them there are the "
             'feature distances of features="cnn"'
         )
+    weights = read_safetensors(path)
     try:
-        return from_torch(load_file(path), net)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no .safetensors file: {error}") from None
+        return from_torch(weights, net)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -237,11 +237,7 @@ def convert(backbone: Path, linear: Path, net: str, out: Path) -> None:
     Raises:
         ValueError: If they are not the files that everybody has, by their SHA-256.
     """
-    import torch
-    from safetensors.torch import save_file
-
     _check_net(net)
-    weights = {}
     for path, name in zip((backbone, linear), FILES[net], strict=True):
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != SHA256[name]:
@@ -249,6 +245,11 @@ def convert(backbone: Path, linear: Path, net: str, out: Path) -> None:
                 f"expected {path} to be {name} with the SHA-256 {SHA256[name]}, found "
                 f"{found}: it is another network or a broken download"
             )
+    import torch
+    from safetensors.torch import save_file
+
+    weights = {}
+    for path in (backbone, linear):
         weights |= torch.load(path, map_location="cpu", weights_only=True)
     save_file({k: weights[k].float().contiguous() for k in _layout(net)}, out)
 

@@ -18,9 +18,11 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
-from genjax.config import ConfigError, from_plain, plain
+from genjax.config import ConfigError, plain
+from genjax.train import inspection
 from genjax.train.sharding import replicated
 from genjax.train.state import TrainState
+from genjax.untrusted import reading
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ class Checkpoints:
     """The folder `<workdir>/checkpoints`, written in the background."""
 
     def __init__(self, workdir: str | Path, options: ConfigDict):
-        """Opens or makes the folder; `options` is config.checkpoint."""
+        """Opens or makes the folder; `options` is config.checkpoint.
+
+        Raises:
+            ConfigError: If it holds links, pipes and the like.
+        """
+        inspection.check_files(Path(workdir).resolve() / "checkpoints")
         self.options = options
         # Asked first: the policies say what stays, everything else is deleted.
         keep, best_fn = [LatestN(n=options.keep)], None
@@ -110,12 +117,24 @@ class Checkpoints:
         )
 
     def position(self, step: int) -> dict[str, Any]:
-        """{"phase": index, "data": the iterator's state} as saved with `step`."""
+        """{"phase": index, "data": the iterator's state} as saved with `step`.
+
+        Raises:
+            ConfigError: If it is no such thing.
+        """
         args = ocp.args.Composite(position=ocp.args.JsonRestore())
-        return self.manager.restore(step, args=args)["position"]
+        with reading(f"the position in step {step} of {self.manager.directory}"):
+            found = self.manager.restore(step, args=args)["position"]
+            return inspection.restore_position(found)
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of `step`, on the shardings that `abstract` names."""
+        """The state of `step`, on the shardings that `abstract` names.
+
+        Raises:
+            ConfigError: If it declares more than its files can hold.
+        """
+        for name in ("weights", "training"):
+            declared(self.manager, step, name)
         weights, training = split_state(abstract)
         restored = self.manager.restore(
             step,
@@ -167,15 +186,21 @@ def load_weights(
         mesh: Where the arrays will live, replicated; None is the first device.
 
     Raises:
-        ConfigError: If the run or the step is not there, with what is.
+        ConfigError: If the run or the step is not there, with what is; or if it cannot
+            be read, declares more than its files can hold, or has weights that are not
+            finite. It may come from anybody: see SECURITY.md.
     """
     folder = Path(workdir).resolve() / "checkpoints"
     if not folder.is_dir():
         raise ConfigError(f"no checkpoints in {workdir}: has train.py been run there?")
+    inspection.check_files(folder)
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(
-        folder, options=options, item_handlers=handlers()
-    ) as manager:
+    with (
+        reading(folder),
+        ocp.CheckpointManager(
+            folder, options=options, item_handlers=handlers()
+        ) as manager,
+    ):
         steps = manager.all_steps()
         if not steps:
             raise ConfigError(f"no finished checkpoint in {folder}")
@@ -184,16 +209,29 @@ def load_weights(
             raise ConfigError(
                 f"no checkpoint of step {step} in {folder}: there are {steps}"
             )
-        config = from_plain(restore_json(manager, step, "config"))
+        config = restore_json(manager, step, "config")
+        config = inspection.restore_config(config, folder / str(step))
         place = replicated(mesh or Mesh(np.array(jax.devices()[:1]), ("data",)))
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            manager.item_metadata(step)["weights"].tree,
+            declared(manager, step, "weights"),
         )
         weights = manager.restore(
             step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
         )["weights"]
-    return Weights(step=step, config=config, **weights)
+        inspection.check_finite(weights, folder / str(step))
+        return Weights(step=step, config=config, **weights)
+
+
+def declared(manager: ocp.CheckpointManager, step: int, name: str) -> Any:
+    """Shapes and dtypes of an item's arrays.
+
+    Raises:
+        ConfigError: See `inspection.check_arrays`.
+    """
+    metadata = manager.item_metadata(step)[name].tree
+    folder = Path(manager.directory) / str(step) / name
+    return inspection.check_arrays(metadata, folder)
 
 
 def restore_json(manager: ocp.CheckpointManager, step: int, name: str) -> Any:

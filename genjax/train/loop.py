@@ -23,10 +23,9 @@ from genjax.train.feed import Feed
 from genjax.train.memory import WHAT_SAVES_MEMORY, is_exhausted
 from genjax.train.phases import (
     Phase,
-    abstract_state,
     build,
+    check_shapes,
     example,
-    jit_train_step,
     start_state,
 )
 from genjax.train.sampling import make_cond, make_draw
@@ -96,6 +95,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     """
     stages = build(config)
     for phase in stages:
+        check_shapes(phase)
         check_evaluation(phase)
     given, workdir = workdir, claim(workdir, stages[0].config)
     checkpoints = Checkpoints(workdir, config.checkpoint)
@@ -105,12 +105,17 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         checkpoints.close()
         return True
     position = None if latest is None else checkpoints.position(latest)
+    if position and position["phase"] >= len(stages):
+        raise ConfigError(
+            f"step {latest} of {workdir} is of phase {position['phase']}, but the "
+            f"config has {len(stages)}: the checkpoint is damaged"
+        )
     state, writer = None, Writer(workdir)
     try:
         with StopRequest() as stop:
             for phase in stages[position["phase"] if position else 0 :]:
                 if position and position["phase"] == phase.index:
-                    state = checkpoints.restore(latest, abstract_state(phase))
+                    state = checkpoints.restore(latest, phase.state)
                     say(f"Resuming {workdir} from step {latest}.")
                     batches = phase.batches()
                     go_on(batches, position["data"], phase)
@@ -168,7 +173,7 @@ def check_evaluation(phase: Phase) -> None:
         return
     if on_split:
         losses = evaluation.make_losses(phase.method, phase.mesh)
-        state, (key, batch) = abstract_state(phase), example(phase)
+        state, (key, batch) = phase.state, example(phase)
         shapes = jax.eval_shape(losses, state.params, state.model_state, batch, key)
         names += [f"test/{name}" for name in shapes]
     if on_samples:
@@ -211,7 +216,7 @@ class Runner:
         if not self.phase.method.players:  # It can only sample: keep what it was given.
             self.at_intervals(state, step, batches, last=True)
             return state, True
-        train_step = jit_train_step(self.phase, state)
+        train_step = self.phase.train_step
         key = jax.random.fold_in(self.phase.key(), 1)
         feed = Feed(batches, sharding.split(self.phase.mesh, 1))
         window: list[Metrics] = []

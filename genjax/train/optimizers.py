@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genjax.config import ConfigError, call, choose
+from genjax.config import ConfigError, call, choose, is_number, shown
 
 OPTIMIZERS = {
     "adam": optax.adam,
@@ -89,10 +89,19 @@ def make(
     numbers.update(warmup_steps=warmup_steps, clip_norm=clip_norm or 0)
     numbers.update(clip_weights=clip_weights or 0)
     for field, value in numbers.items():
-        if not isinstance(value, (int, float)) or value < 0:
+        if not is_number(value) or value < 0:
             raise ConfigError(
                 f"config.optimizers.<player>.{field} must be a number from 0 on, "
-                f"got {value!r}"
+                f"got {shown(value)}"
+            )
+    for field, value in {
+        "warmup_steps": warmup_steps,
+        "decay_steps": decay_steps,
+    }.items():
+        if not (isinstance(value, int) or (value is None and field == "decay_steps")):
+            raise ConfigError(
+                f"config.optimizers.<player>.{field} must be a whole number, "
+                f"got {shown(value)}"
             )
     factory = choose(OPTIMIZERS, name, "config.optimizers.<player>.name")
     rate = learning_rate_schedule(

@@ -1,6 +1,7 @@
 """The stages of a run: each is checked as a whole before anything compiles."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from ml_collections import ConfigDict
 
 from genjax import data, methods
-from genjax.config import ConfigError, call, check, phases
+from genjax.config import ConfigError, call, check, explained, phases
 from genjax.networks.rematerialisation import recomputed_blocks
 from genjax.placement import examples_over
 from genjax.train import evaluation, optimizers, sharding
 from genjax.train.checkpoints import load_weights
+from genjax.train.memory import check_memory
 from genjax.train.state import TrainState, carry_over, check_names, create
 from genjax.train.step import make_train_step
 from genjax.train.writers import say
@@ -50,6 +52,16 @@ class Phase:
     optimizers: Mapping[str, Any]
     rates: Mapping[str, Any]
     mesh: Mesh
+
+    @functools.cached_property
+    def state(self) -> TrainState:
+        """See `abstract_state`."""
+        return abstract_state(self)
+
+    @functools.cached_property
+    def train_step(self) -> Callable[[TrainState, Batch, Array], tuple]:
+        """See `jit_train_step`."""
+        return jit_train_step(self, self.state)
 
     def rows(self) -> int:
         """Micro-batches in one train step."""
@@ -95,7 +107,13 @@ def build(
     Raises:
         ConfigError: At the first thing that cannot work.
     """
-    result, start = [], 0
+    with explained("config"):
+        return list(_built(config, devices))
+
+
+def _built(config: ConfigDict, devices: Sequence[jax.Device] | None) -> Iterator[Phase]:
+    """The phases, each once it is checked."""
+    start = 0
     for index, phase in enumerate(phases(config)):
         check(phase)
         phase, dataset = resolve(phase)
@@ -123,27 +141,34 @@ def build(
             for player in method.players
         }
         end = start + (phase.num_steps if method.players else 0)
-        result.append(
-            Phase(
-                index=index,
-                start=start,
-                end=end,
-                config=phase,
-                dataset=dataset,
-                method=method,
-                optimizers={name: tx for name, (tx, _) in made.items()},
-                rates={name: rate for name, (_, rate) in made.items()},
-                mesh=mesh,
-            )
+        yield Phase(
+            index=index,
+            start=start,
+            end=end,
+            config=phase,
+            dataset=dataset,
+            method=method,
+            optimizers={name: tx for name, (tx, _) in made.items()},
+            rates={name: rate for name, (_, rate) in made.items()},
+            mesh=mesh,
         )
         start = end
-    for phase in result:
-        if phase.config.remat and phase.method.players:
-            state, key = abstract_state(phase), jax.eval_shape(phase.key)
-            jax.eval_shape(
-                jit_train_step(phase, state), state, abstract_batch(phase), key
-            )
-    return result
+
+
+def check_shapes(phase: Phase) -> None:
+    """Traces the initial state and a train step: nothing is compiled or allocated.
+
+    The trace of the step is the one that the loop compiles.
+
+    Raises:
+        ConfigError: If the config breaks shapes, or asks for more than there is memory.
+    """
+    with explained("config.model"):
+        state, batch = phase.state, abstract_batch(phase)
+    check_memory(phase.mesh, (state, batch), phase.config)
+    if phase.method.players:
+        with explained("a train step by config.model and config.optimizers"):
+            phase.train_step.eval_shape(state, batch, jax.eval_shape(phase.key))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from genjax.metrics.kernel import kernel_distance
 from genjax.metrics.moments import Moments, merge, moments
 from genjax.metrics.neighbours import prdc
 from genjax.metrics.pairs import feature_l1, feature_l2
+from genjax.untrusted import not_finite, read_npz
 
 NETWORKS = ("cnn", "inception")
 KEPT = 10_000  # Examples whose features are kept, for measures by neighbours.
@@ -204,13 +204,21 @@ def load_reference(
 
 
 def _cached(path: Path, key: str) -> Reference | None:
-    """What lies there, or None if it cannot be read."""
+    """What lies there, or None if it cannot be read or does not fit together."""
     try:
-        with np.load(path) as file:
-            kept = Moments(int(file["count"]), file["mean"], file["scatter"])
-            return Reference(kept, file["features"], file.get("labels"), key)
-    except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, EOFError):
+        file = read_npz(path)
+        count, rows = int(file["count"]), file["features"]
+        kept = Moments(count, file["mean"], file["scatter"])
+        labels = file.get("labels")
+        (dims,) = kept.mean.shape
+        shapes = kept.scatter.shape, rows.shape, np.shape(labels)
+        some = min(count, KEPT)
+        expected = (dims, dims), (some, dims), () if labels is None else (some,)
+        if shapes != expected or not_finite(file):
+            return None
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
+    return Reference(kept, rows, labels, key)
 
 
 def from_config(

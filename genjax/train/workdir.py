@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from genjax.config import ConfigError, flatten, plain
 from genjax.train.writers import say
+from genjax.untrusted import read_json, reading
 
 # Fields that a resumed run may change: they alter no weights' meaning or shape.
 SOFT = (
@@ -52,7 +53,8 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
     new = plain(config)
     # A run that saved no checkpoint has nothing that another config could spoil.
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
-        found = differences(json.loads(path.read_text()), new)
+        with reading(path):
+            found = differences(read_json(path), new)
         # With phases, other lengths would move what is done into another phase.
         soft = [k for k in SOFT if k != "num_steps" or not config.phases]
         hard = {k: v for k, v in found.items() if not k.startswith(tuple(soft))}

@@ -444,7 +444,10 @@ def test_evaluation_in_the_loop_measures_the_averaged_weights(config, tmp_path):
         ({"method": "diffusion._gaussian"}, "diffusion.ddpm"),
         ({"num_steps": 0}, "at least 1 to train"),
         ({"checkpoint": {"every": 5}}, "config.checkpoint.best_metric is not there"),
-        ({"phases": ({"num_steps": None},)}, "num_steps must be at least 0, got None"),
+        (
+            {"phases": ({"num_steps": None},)},
+            "num_steps must be a whole number, got None",
+        ),
         ({"model.network.scale_shift": "no"}, "must be True or False, got 'no'"),
         ({"eval_every": 1, "eval_examples": 0}, "eval_examples must be at least 1"),
         ({"log_every": 0}, "config.log_every must be at least 1, got 0"),
