@@ -32,7 +32,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -335,7 +335,7 @@ def main() -> None:
             print(table(tallies), flush=True)
             if args.out:
                 report = {"seconds": time.monotonic() - began, "fields": FIELDS}
-                report["methods"] = [asdict(tally) for tally in tallies]
+                report["methods"] = [vars(tally) for tally in tallies]
                 args.out.write_text(json.dumps(report, indent=1) + "\n")
     if any(tally.lost or tally.different or tally.silent for tally in tallies):
         sys.exit("error: something was lost")
