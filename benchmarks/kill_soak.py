@@ -11,9 +11,9 @@ When such a run has reached its end it is compared with the uninterrupted one, a
 next begins. After the last kill the run may go on to its end.
 
 A checkpoint is lost if the next process goes on from an earlier step than the newest
-that had been committed. The steps lost are those that were logged and had to be
-trained again. Equal means to the bit: parameters, averages, optimisers, model state,
-step and data position.
+that had been committed, and left broken if a folder with a step's name is not whole.
+The steps lost are those that were logged and had to be trained again. Equal means to
+the bit: parameters, averages, optimisers, model state, step and data position.
 """
 
 import argparse
@@ -52,8 +52,8 @@ MOMENTS = {
 # Saves follow each other closely; checkpoint.keep=2 has old ones deleted at each.
 FIELDS = {"num_steps": 60, "checkpoint.every": 2, "log_every": 1, "sample_every": 0}
 TEMPORARY = re.compile(r"/checkpoints/\d+\.orbax-checkpoint-tmp[^/]*$")
-OLD = re.compile(r"/checkpoints/(\w+/)?\d+$")
-DELETIONS = ("os.remove", "os.rmdir")
+OLD = re.compile(r"/checkpoints/(\d+|deleting)$")
+DELETIONS = ("os.rename", "os.remove", "os.rmdir")
 SAYING = re.compile(r"from step (\d+)")
 
 
@@ -65,6 +65,7 @@ class Tally:
     kills: Counter = field(default_factory=Counter)  # By moment.
     runs: int = 0  # Ended and compared.
     lost: int = 0  # Committed checkpoints that the next process did not find.
+    broken: int = 0  # Checkpoints under a step's name that were not whole.
     steps: int = 0  # Logged before a kill and trained again, at most.
     silent: int = 0  # Resumed without saying from where.
     different: list[str] = field(default_factory=list)  # Arrays of those runs.
@@ -73,7 +74,7 @@ class Tally:
         """In Markdown."""
         cells = [f"`{self.method}`", self.kills.total()]
         cells += [self.kills[moment] for moment in MOMENTS]
-        cells += [self.lost, self.steps, self.runs]
+        cells += [self.lost, self.broken, self.steps, self.runs]
         cells += [f"no: {self.different[0]}" if self.different else "yes"]
         return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -81,11 +82,17 @@ class Tally:
 def table(tallies: list[Tally]) -> str:
     """All methods, in Markdown."""
     head = ["method", "kills", *MOMENTS.values(), "checkpoints lost"]
-    head += ["steps lost at most", "runs to their end", "equal to the bit"]
+    head += [
+        "left broken",
+        "steps lost at most",
+        "runs to their end",
+        "equal to the bit",
+    ]
     total = Tally("all")
     for tally in tallies:
         total.kills += tally.kills
         total.lost, total.runs = total.lost + tally.lost, total.runs + tally.runs
+        total.broken += tally.broken
         total.steps = max(total.steps, tally.steps)
         total.different += [f"{tally.method} {x}" for x in tally.different]
     rows = [tally.row() for tally in [*tallies, total]]
@@ -150,7 +157,9 @@ def soak(
                 tally.steps = max(tally.steps, trained - resumed)
                 tally.lost += resumed < newest
             trained = lines[-1]["step"] if lines else 0
-            newest = max(committed(workdir), default=0)
+            steps = committed(workdir)
+            newest = max(steps, default=0)
+            tally.broken += sum(not is_whole(workdir, step) for step in steps)
             if not ended:
                 kills -= 1
                 tally.kills[moment] += 1
@@ -245,27 +254,34 @@ def committed(workdir: Path) -> list[int]:
     return [int(path.name) for path in found if path.name.isdigit()]
 
 
-def contents(workdir: Path) -> dict[str, bytes]:
-    """Every array of the newest checkpoint by its path, step and data position."""
-    import jax
+def contents(workdir: Path, step: int | None = None) -> dict[str, bytes]:
+    """Every array of a checkpoint by its path, with step and data position.
+
+    Args:
+        workdir: The run.
+        step: By default the newest.
+    """
     import numpy as np
 
-    from genjax.train import checkpoints
+    from genjax.train import checkpoints, sums
 
-    args = checkpoints.ocp.args
-    items = {name: args.StandardRestore() for name in ("weights", "training")}
-    with checkpoints.ocp.CheckpointManager(
-        workdir / "checkpoints", item_handlers=checkpoints.handlers()
-    ) as manager:
-        step = manager.latest_step()
-        position = args.JsonRestore()
-        found = dict(
-            manager.restore(step, args=args.Composite(**items, position=position))
-        )
-    position = json.dumps([step, found.pop("position")], sort_keys=True)
-    leaves = jax.tree_util.tree_leaves_with_path(found)
-    arrays = {jax.tree_util.keystr(k): np.asarray(x).tobytes() for k, x in leaves}
-    return {"position": position.encode(), **arrays}
+    step = max(committed(workdir)) if step is None else step
+    folder = workdir / "checkpoints" / str(step)
+    plains = checkpoints.read_plains(folder)
+    shapes = {name: checkpoints.shapes(folder / name) for name in checkpoints.ARRAYS}
+    arrays = sums.named_leaves(checkpoints.read_arrays(folder, shapes, plains))
+    position = json.dumps([step, plains["position"]], sort_keys=True).encode()
+    return {"": position, **{k: np.asarray(x).tobytes() for k, x in arrays.items()}}
+
+
+def is_whole(workdir: Path, step: int) -> bool:
+    """Whether all of a checkpoint is what was saved."""
+    from genjax.train.checkpoints import DamagedCheckpointError
+
+    try:
+        return bool(contents(workdir, step))
+    except (DamagedCheckpointError, OSError):
+        return False
 
 
 def differences(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
@@ -288,7 +304,8 @@ def arm(moment: str, count: int, delay: float) -> None:
             return event == "os.mkdir" and TEMPORARY.search(path) is not None
         if moment == "rename":
             return event == "os.rename" and TEMPORARY.search(path) is not None
-        deleting |= event == "shutil.rmtree" and OLD.search(path) is not None
+        if event in ("os.rename", "shutil.rmtree"):
+            deleting |= OLD.search(path) is not None
         return deleting and event in DELETIONS
 
     def die() -> None:
@@ -337,7 +354,7 @@ def main() -> None:
                 report = {"seconds": time.monotonic() - began, "fields": FIELDS}
                 report["methods"] = [vars(tally) for tally in tallies]
                 args.out.write_text(json.dumps(report, indent=1) + "\n")
-    if any(tally.lost or tally.different or tally.silent for tally in tallies):
+    if any(t.lost or t.broken or t.different or t.silent for t in tallies):
         sys.exit("error: something was lost")
 
 
