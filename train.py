@@ -52,13 +52,20 @@ def main(argv: list[str]) -> None:
         except ConfigError as error:
             sys.exit(f"error: {error}")
         return
-    from genjax.train import loop, runtime, writers
+    from genjax.train import checkpoints, loop, runtime, writers
+
+    failures = (
+        ConfigError,
+        checkpoints.CheckpointError,
+        loop.TrainingDivergedError,
+        loop.OutOfMemoryError,
+    )
 
     try:
         processes = {name: flag.value for name, flag in PROCESSES.items()}
         runtime.start(stoppable=True, **processes)
         finished = loop.train(CONFIG.value, WORKDIR.value)
-    except (ConfigError, loop.TrainingDivergedError, loop.OutOfMemoryError) as error:
+    except failures as error:
         sys.exit(f"error: {error}")
     if not finished:
         writers.say("Stopped and saved; run the same command to go on.")

@@ -92,6 +92,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         ConfigError: Before any compilation, if something cannot work.
         TrainingDivergedError: After config.max_bad_steps non-finite steps in a row.
         OutOfMemoryError: If a device has too little; what was saved is whole.
+        CheckpointError: If the last checkpoint could not be written.
     """
     stages = build(config)
     for phase in stages:
@@ -99,23 +100,20 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         check_evaluation(phase)
     given, workdir = workdir, claim(workdir, stages[0].config)
     checkpoints = Checkpoints(workdir, config.checkpoint)
-    latest = checkpoints.latest_step()
+    latest, position, state = checkpoints.resume(lambda index: stages[index].state) or (
+        None,
+        None,
+        None,
+    )
     if latest is not None and latest >= stages[-1].end:
         say(f"Already finished: {workdir} is at step {latest}.")
         checkpoints.close()
         return True
-    position = None if latest is None else checkpoints.position(latest)
-    if position and position["phase"] >= len(stages):
-        raise ConfigError(
-            f"step {latest} of {workdir} is of phase {position['phase']}, but the "
-            f"config has {len(stages)}: the checkpoint is damaged"
-        )
-    state, writer = None, Writer(workdir)
+    writer = Writer(workdir)
     try:
         with StopRequest() as stop:
             for phase in stages[position["phase"] if position else 0 :]:
                 if position and position["phase"] == phase.index:
-                    state = checkpoints.restore(latest, phase.state)
                     say(f"Resuming {workdir} from step {latest}.")
                     batches = phase.batches()
                     go_on(batches, position["data"], phase)
@@ -124,12 +122,13 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
                     batches = phase.batches()
                 runner = Runner(phase, checkpoints, writer)
                 state, finished = runner.run(state, batches, stop)
+                checkpoints.finish()
                 if not finished:
                     return False
     except jax.errors.JaxRuntimeError as error:
         if not is_exhausted(error):
             raise
-        checkpoints.manager.wait_until_finished()
+        checkpoints.settle()
         saved = checkpoints.latest_step()
         kept = "nothing was saved yet" if saved is None else f"step {saved} is saved"
         first = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")

@@ -50,7 +50,8 @@ def start(*, stoppable: bool = False, **processes: str | int | None) -> None:
         ConfigError: If they cannot be joined.
     """
     use_all_cores()
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be so.
+    # Orbax warns of what is meant to be so, and its errors are raised and told by us.
+    logging.set_verbosity(logging.FATAL)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = platformdirs.user_cache_dir("genjax")
         jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "jax"))
