@@ -46,6 +46,14 @@ class Weights:
         return {**self.params, **self.ema_params}
 
 
+class Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves it to `stopping.StopRequest` to ask for a preemption."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: JAX counts the questions, and is to hear each count once."""
+        return False
+
+
 class Checkpoints:
     """The folder `<workdir>/checkpoints`, written in the background."""
 
@@ -70,7 +78,7 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             keep.append(best)
-        self.manager = ocp.CheckpointManager(
+        self.manager = Manager(
             Path(workdir).resolve() / "checkpoints",
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(keep),
