@@ -20,7 +20,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from genjax.train import cluster
+from genjax.train import cluster, stopping
 
 NAMES = {"model": "evaluation"}  # Of the file, if it is not the question's.
 OPTIONS = (  # Which of them applies depends on --what.
@@ -145,18 +145,21 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     if jax.process_index():
         return  # The first process has it all, and writes.
     name = NAMES.get(args.what, args.what)
-    paths = report.write(Path(args.workdir), name)
     print("\n".join(report.lines))
     print(", ".join(f"{name}: {value}" for name, value in report.protocol.items()))
     for doubt in report.protocol.get("warnings", ()):
         print(f"warning: {doubt}", file=sys.stderr)
+    with stopping.tidily():  # Last, so that a full disk does not hide what was found.
+        paths = report.write(Path(args.workdir), name)
     print(f"saved to {', '.join(map(str, paths))}", file=sys.stderr)
 
 
 if __name__ == "__main__":
+    stopping.end_at_once()
     from genjax.config import ConfigError
 
-    try:
-        main(*parse())
-    except (ConfigError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with cluster.together():
+        try:
+            main(*parse())
+        except (ConfigError, OSError) as error:
+            sys.exit(f"error: {error}")

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genjax.train import cluster
+from genjax.train import cluster, stopping
 
 if TYPE_CHECKING:
     from genjax.train.tables import Model
@@ -91,12 +91,18 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
     import jax
     import numpy as np
 
-    from genjax import images
+    from genjax import files, images
     from genjax.config import ConfigError, call, choose, overrides
     from genjax.train import runtime, tables, walks
 
     choose({"samples": None, **walks.WALKS}, args.what, "--what")
     runtime.start(**{name: getattr(args, name) for name in cluster.FLAGS})
+    out = Path(args.out).expanduser()
+    if jax.process_index() == 0:
+        try:
+            files.check_writable(out)
+        except OSError as error:
+            raise ConfigError(f"--out={out} cannot be written: {error}") from None
     model = tables.Model.load(
         args.workdir,
         args.step,
@@ -119,12 +125,15 @@ def main(args: argparse.Namespace, rest: list[str]) -> None:
         picture = images.captioned(walk.cells, walk.rows, walk.columns)
     if jax.process_index():
         return  # The first process has them all, and writes.
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out / f"{args.what}.npz", **arrays)
-    images.save_png(out / f"{name}.png", picture, min_side=min_side)
-    for i, image in enumerate(arrays["images"] if args.png else []):
-        images.save_png(out / f"{i:06d}.png", image)
+    with stopping.tidily():
+        with (
+            files.replacing(out / f"{args.what}.npz") as part,
+            open(part, "wb") as file,
+        ):
+            np.savez_compressed(file, **arrays)
+        images.save_png(out / f"{name}.png", picture, min_side=min_side)
+        for i, image in enumerate(arrays["images"] if args.png else []):
+            images.save_png(out / f"{i:06d}.png", image)
     print(f"{args.what} from step {model.step} in {out}/", file=sys.stderr)
 
 
@@ -141,10 +150,12 @@ def draw(model: "Model", *, num: int = 64, label: str = "all") -> tuple[dict, An
 
 
 if __name__ == "__main__":
+    stopping.end_at_once()
     arguments = parse()
     from genjax.config import ConfigError
 
-    try:
-        main(*arguments)
-    except (ConfigError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with cluster.together():
+        try:
+            main(*arguments)
+        except (ConfigError, OSError) as error:
+            sys.exit(f"error: {error}")

@@ -4,9 +4,10 @@ python train.py --config=configs/ddpm_digits.py --workdir=runs/ddpm_digits
 
 Any field can be set: --config.num_steps=100. --config=configs/x.py:tiny takes the
 recipe's tiny variant. The same command resumes an interrupted run. Exit codes: 0 done,
-1 an error (which says what to change), 75 stopped by SIGTERM or SIGINT with everything
-saved, so that the same command goes on. --compile_for=v5e:16x16 trains nothing, but
-says what a step would take on that TPU slice; it needs no TPU.
+1 an error (which says what to change), 75 stopped by SIGTERM, SIGINT or SIGHUP with
+everything saved, so that the same command goes on, 130 interrupted by a second SIGINT
+before that, so that it goes on from the last checkpoint. --compile_for=v5e:16x16 trains
+nothing, but says what a step would take on that TPU slice; it needs no TPU.
 """
 
 import sys
@@ -14,9 +15,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from genjax.train import cluster
-
-EXIT_STOPPED = 75  # sysexits.h: EX_TEMPFAIL, try again.
+from genjax.train import cluster, stopping
 
 # New fields are let in, because a recipe names only some; what there is not is refused.
 CONFIG = config_flags.DEFINE_config_file(
@@ -33,6 +32,7 @@ COMPILE_FOR = flags.DEFINE_string(
     "Do not train: say what a step takes on a TPU slice such as v5e:16x16.",
 )
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
+STOP = stopping.StopRequest(owns_process=True)
 PROCESSES = {
     name: DEFINE[kind](name, None, text) for name, (kind, text) in cluster.FLAGS.items()
 }
@@ -61,15 +61,16 @@ def main(argv: list[str]) -> None:
         loop.OutOfMemoryError,
     )
 
-    try:
-        processes = {name: flag.value for name, flag in PROCESSES.items()}
-        runtime.start(stoppable=True, **processes)
-        finished = loop.train(CONFIG.value, WORKDIR.value)
-    except failures as error:
-        sys.exit(f"error: {error}")
+    with cluster.together():
+        try:
+            processes = {name: flag.value for name, flag in PROCESSES.items()}
+            runtime.start(stoppable=True, **processes)
+            finished = loop.train(CONFIG.value, WORKDIR.value, STOP)
+        except failures as error:
+            sys.exit(f"error: {error}")
     if not finished:
-        writers.say("Stopped and saved; run the same command to go on.")
-        sys.exit(EXIT_STOPPED)
+        writers.say(STOP.farewell())
+        sys.exit(stopping.EXIT_STOPPED)
 
 
 def has_workdir(values: dict[str, str | None]) -> bool:
@@ -78,6 +79,7 @@ def has_workdir(values: dict[str, str | None]) -> bool:
 
 
 if __name__ == "__main__":
+    STOP.__enter__()  # Before what takes long, to the end of the process.
     flags.mark_flag_as_required("config")
     flags.register_multi_flags_validator(
         ("workdir", "compile_for"), has_workdir, "--workdir must name the run's folder"

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from genjax.files import replacing
+
 
 def to_float(image: Array) -> Array:
     """Maps uint8 [..., H, W, C] in [0, 255] to float32 in [-1, 1].
@@ -112,17 +114,17 @@ def captioned(
 def save_png(path: str | os.PathLike, image: np.ndarray, *, min_side: int = 0) -> None:
     """Writes uint8 [H, W, C], C = 1, 3 or 4; small pictures grow by whole factors.
 
+    The file is there whole or not at all.
+
     Args:
         path: Where to write, parents included.
         image: The picture.
         min_side: Pixels are repeated until the longer side is at least this long.
     """
-    from pathlib import Path
-
     factor = -(-min_side // max(image.shape[:2])) if min_side else 1
     image = image.repeat(factor, 0).repeat(factor, 1)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(to_png(image))
+    with replacing(path) as part:
+        part.write_bytes(to_png(image))
 
 
 def to_png(image: np.ndarray) -> bytes:

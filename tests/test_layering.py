@@ -11,7 +11,7 @@ from genjax import methods
 
 ROOT = Path(__file__).parents[1] / "genjax"
 PURE = {"losses", "samplers", "schedules", "processes", "images", "latents", "types"}
-PURE |= {"placement"}
+PURE |= {"files", "placement"}
 ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
     **{name: (PURE, {"jax", "numpy"}) for name in PURE},
     "config": ({"config"}, {"ml_collections"}),

@@ -77,6 +77,14 @@ class DamagedCheckpointError(ConfigError):
         self.step, self.reason = int(folder.name), reason
 
 
+class Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves it to `stopping.StopRequest` to ask for a preemption."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: JAX counts the questions, and is to hear each count once."""
+        return False
+
+
 class Checkpoints:
     """The folder `<workdir>/checkpoints`, written in the background.
 
@@ -121,7 +129,7 @@ class Checkpoints:
             )
             keep.append(best)
         self.empty_trash()
-        return ocp.CheckpointManager(
+        return Manager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(keep),

@@ -1,16 +1,22 @@
 """How the processes of a run on several machines find each other."""
 
+import contextlib
 import functools
+import inspect
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from genjax.config import ConfigError
 
 TIMEOUT = 300  # Seconds; machines that are asked for together do not start together.
+HEARTBEAT = 60  # Seconds; one that is not heard of for so long takes all others down.
+LINGER = 5  # Seconds that process 0 gives the others to say what they found.
 FLAGS = {  # Of every command: {name: (type, help)}.
     "coordinator": (str, "host:port where process 0 listens; detected if not given"),
     "num_processes": (int, "how many processes take part; detected if not given"),
@@ -36,7 +42,8 @@ def join(
     process. With all three nothing is looked for, and every device of the machine is
     this process's, unless JAX_LOCAL_DEVICE_IDS names some.
 
-    A process that the others do not meet within `TIMEOUT` ends with 1.
+    A process that the others do not meet within `TIMEOUT` ends with 1. Later, one that
+    is killed or stands still is missed within `HEARTBEAT`, and JAX ends all the others.
 
     Args:
         coordinator: "host:port" of process 0, as the others reach it.
@@ -50,6 +57,11 @@ def join(
     import jax
 
     options = {"cluster_detection_method": "deactivate"} if given else {}
+    if (
+        "heartbeat_timeout_seconds"
+        in inspect.signature(jax.distributed.initialize).parameters
+    ):  # Older versions have 100, and no way to say another.
+        options["heartbeat_timeout_seconds"] = HEARTBEAT
     place = f" at --coordinator={coordinator}" if given else ""
     # JAX itself ends the process with a stack trace that does not say what to do.
     timer = threading.Timer(TIMEOUT, functools.partial(give_up, place))
@@ -74,6 +86,43 @@ def join(
         ) from error
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends the process at once if what is within fails in a cluster.
+
+    Otherwise it would wait for the others at its exit, as JAX has it, and they for it
+    in the middle of a step. One process alone ends as always.
+    """
+    try:
+        yield
+    except BaseException as error:
+        failed = not isinstance(error, SystemExit) or error.code not in (None, 0)
+        if failed and is_joined():
+            end(error)
+        raise
+
+
+def is_joined() -> bool:
+    """Whether this is one of several processes."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def end(error: BaseException) -> None:
+    """Ends the process with the error's code, or 1, and what Python would say."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    elif not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if sys.modules["jax"].process_index() == 0:  # With it all others end.
+        time.sleep(LINGER)
+    os._exit(code)
 
 
 def check(

@@ -2,12 +2,10 @@
 
 import contextlib
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -31,11 +29,13 @@ from genjax.train.phases import (
 from genjax.train.sampling import make_cond, make_draw
 from genjax.train.state import TrainState
 from genjax.train.step import all_finite
-from genjax.train.workdir import claim
-from genjax.train.writers import Writer, say
+from genjax.train.stopping import StoppedError, StopRequest, nothing
+from genjax.train.workdir import claim, differences, hold
+from genjax.train.writers import Terminal, Writer, say
 from genjax.types import Metrics
 
 MAX_IN_FLIGHT = 3  # Steps given to the device before the host waits for one.
+DIRECTLY = contextlib.nullcontext()
 
 
 class TrainingDivergedError(RuntimeError):
@@ -46,44 +46,15 @@ class OutOfMemoryError(RuntimeError):
     """A device's memory does not suffice."""
 
 
-class StopRequest:
-    """Notes SIGTERM and SIGINT, so that the loop can end between two steps.
-
-    A second SIGINT interrupts at once. With several processes JAX's own preemption
-    notice is asked instead, which all of them see at the same step.
-    """
-
-    def __enter__(self) -> "StopRequest":
-        self.signal: signal.Signals | None = None
-        self.previous = {}
-        if jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.previous[number] = signal.signal(number, self.note)
-        return self
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
-        if self.signal == number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def seen(self, checkpoints: Checkpoints, step: int) -> bool:
-        """Whether to stop after `step`."""
-        if jax.process_count() > 1:
-            return checkpoints.manager.reached_preemption(step)
-        return self.signal is not None
-
-
-def train(config: ConfigDict, workdir: str | Path) -> bool:
+def train(
+    config: ConfigDict, workdir: str | Path, stop: StopRequest | None = None
+) -> bool:
     """Trains, or goes on training, as the config says.
 
     Args:
         config: From a recipe.
         workdir: The run's folder; made if absent, resumed if it holds this config.
+        stop: What a command has entered before; None hears signals while this runs.
 
     Returns:
         True when every step is done, False when a signal stopped it (all is saved).
@@ -94,7 +65,21 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         OutOfMemoryError: If a device has too little; what was saved is whole.
         CheckpointError: If the last checkpoint could not be written.
     """
+    with StopRequest() if stop is None else contextlib.nullcontext(stop) as stop:
+        stop.join(jax.process_count())
+        with hold(workdir) as release:
+            return train_held(config, workdir, stop, release)
+
+
+def train_held(
+    config: ConfigDict,
+    workdir: str | Path,
+    stop: StopRequest,
+    release: Callable[[], None],
+) -> bool:
+    """`train` in a folder that no other run uses until `release` is called."""
     stages = build(config)
+    differences(workdir, stages[0].config)  # Before what may train a judge.
     for phase in stages:
         check_shapes(phase)
         check_evaluation(phase)
@@ -110,9 +95,20 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         checkpoints.close()
         return True
     writer = Writer(workdir)
+
+    def close() -> None:
+        checkpoints.close()
+        writer.close()
+        release()
+
+    def leave() -> None:
+        checkpoints.finish()
+        close()
+
+    stop.before_leaving = leave
     try:
-        with StopRequest() as stop:
-            for phase in stages[position["phase"] if position else 0 :]:
+        for phase in stages[position["phase"] if position else 0 :]:
+            with stop.aside():
                 if position and position["phase"] == phase.index:
                     say(f"Resuming {workdir} from step {latest}.")
                     batches = phase.batches()
@@ -120,11 +116,13 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
                 else:
                     state = start_state(phase, previous=state)
                     batches = phase.batches()
-                runner = Runner(phase, checkpoints, writer)
-                state, finished = runner.run(state, batches, stop)
-                checkpoints.finish()
-                if not finished:
-                    return False
+                runner = Runner(phase, checkpoints, writer, stop)
+            state, finished = runner.run(state, batches)
+            checkpoints.finish()
+            if not finished:
+                return False
+    except StoppedError:  # Before a phase, or its first step.
+        return False
     except jax.errors.JaxRuntimeError as error:
         if not is_exhausted(error):
             raise
@@ -137,8 +135,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
             + WHAT_SAVES_MEMORY
         ) from None
     finally:
-        checkpoints.close()
-        writer.close()
+        close()
     say(f"Finished: {workdir} is at step {stages[-1].end}.")
     if stages[-1].method.sample is not None:
         drawn = workdir / "samples"
@@ -188,9 +185,13 @@ def check_evaluation(phase: Phase) -> None:
 class Runner:
     """The steps of one phase."""
 
-    def __init__(self, phase: Phase, checkpoints: Checkpoints, writer: Writer):
+    def __init__(
+        self, phase: Phase, checkpoints: Checkpoints, writer: Writer, stop: StopRequest
+    ):
         """Makes the functions that the loop calls; they compile when first called."""
         self.phase, self.checkpoints, self.writer = phase, checkpoints, writer
+        self.stop, self.kept = stop, 0  # The step of what a signal had saved.
+        self.step, self.final = 0, False
         self.config = phase.config
         self.draw = self.losses = None
         self.judge = quality.from_config(phase.config, phase.dataset, phase.mesh)
@@ -198,48 +199,71 @@ class Runner:
         self.bad: list[tuple[int, np.ndarray]] = []  # Bad steps in a row, and examples.
         self.bad_before = 0  # Such steps before the run was resumed.
         if phase.method.sample is not None:
-            self.draw = make_draw(phase.method, phase.mesh, self.config.num_samples)
+            self.draw = make_draw(
+                phase.method, phase.mesh, self.config.num_samples, self.ask
+            )
         if phase.dataset.test is not None:
-            self.losses = evaluation.make_losses(phase.method, phase.mesh)
+            self.losses = self.asking(evaluation.make_losses(phase.method, phase.mesh))
 
-    def run(
-        self, state: TrainState, batches: Iterator[Any], stop: StopRequest
-    ) -> tuple[TrainState, bool]:
+    def run(self, state: TrainState, batches: Iterator[Any]) -> tuple[TrainState, bool]:
         """Trains from `state.step` to the end of the phase, or to a stop request.
 
         Returns:
             The state, and whether the end was reached.
         """
-        step, config = int(state.step), self.config
+        step, config, stop = int(state.step), self.config, self.stop
+        begun = self.kept = step
         self.bad_before = int(state.bad_steps)
         if not self.phase.method.players:  # It can only sample: keep what it was given.
-            self.at_intervals(state, step, batches, last=True)
+            self.at_intervals(state, step, batches, nothing, last=True)
             return state, True
         train_step = self.phase.train_step
         key = jax.random.fold_in(self.phase.key(), 1)
-        feed = Feed(batches, sharding.split(self.phase.mesh, 1))
+        with stop.aside():
+            feed = Feed(batches, sharding.split(self.phase.mesh, 1))
         window: list[Metrics] = []
         seen: list[tuple[int, np.ndarray]] = []
         since, stopped = time.monotonic(), False
-        with progress_bar(self.phase, step) as bar:
-            while step < self.phase.end and not stopped:
-                with self.saved_if_data_fails(state, step, feed):
-                    batch, index = next(feed)
-                seen.append((step, index))
-                state, metrics = train_step(state, batch, key)
-                window.append(metrics)
-                step += 1
-                # Not a transfer: the device still has the next steps queued.
-                jax.block_until_ready(window[-MAX_IN_FLIGHT:][0])
-                bar.update()
-                stopped = stop.seen(self.checkpoints, step)
-                last = stopped or step == self.phase.end
-                if last or step % config.log_every == 0:
+        position = feed.get_state()
+
+        def keep() -> None:
+            """Logs and saves what is there between two steps, once."""
+            if step > self.kept:
+                if window:
                     self.log(step, window, seen, since, state, bar)
-                    window, seen, since = [], [], time.monotonic()
-                pause = time.monotonic()
-                self.at_intervals(state, step, feed, last=last)
-                since += time.monotonic() - pause  # Throughput is that of training.
+                self.save(state, step, position)
+                self.kept = step
+
+        with progress_bar(self.phase, step) as bar:
+            try:
+                while step < self.phase.end and not stopped:
+                    with stop.aside(keep):
+                        batch, index = next(feed)
+                    seen.append((step, index))
+                    with stop.aside() if step == begun else DIRECTLY:  # It compiles.
+                        state, metrics = train_step(state, batch, key)
+                    stop.started()
+                    window.append(metrics)
+                    step, position = step + 1, feed.get_state()
+                    # Not a transfer: the device still has the next steps queued.
+                    jax.block_until_ready(window[-MAX_IN_FLIGHT:][0])
+                    bar.update()
+                    stopped = stop.seen(step)
+                    last = stopped or step == self.phase.end
+                    if last or step % config.log_every == 0:
+                        self.log(step, window, seen, since, state, bar)
+                        window, seen, since = [], [], time.monotonic()
+                    pause = time.monotonic()
+                    self.at_intervals(state, step, feed, keep, last=last)
+                    since += time.monotonic() - pause  # Throughput is that of training.
+            except StoppedError:
+                keep()
+            except DataError:
+                # Of several processes the others may read theirs, and save nothing.
+                if not stop.together:
+                    keep()
+                    say(f"The data cannot be read: step {step} is saved.")
+                raise
         return state, step == self.phase.end
 
     def log(
@@ -293,21 +317,52 @@ class Runner:
             )
 
     def at_intervals(
-        self, state: TrainState, step: int, batches: Any, *, last: bool
+        self,
+        state: TrainState,
+        step: int,
+        batches: Any,
+        keep: Callable[[], None],
+        *,
+        last: bool,
     ) -> None:
         """Evaluates, saves and draws, each in its own rhythm and at the end.
 
-        `last` says that no step follows, be it for the end or for a signal.
+        `last` says that no step follows, be it for the end or for a signal. A signal
+        gives an evaluation or samples up, and they are not made up for, except the
+        last: these it makes wait only until `keep` has saved.
+
+        Raises:
+            StoppedError: If a signal came; then the state is still to be saved.
         """
         config, metrics = self.config, None
-        final = step == self.phase.end
+        self.step, self.final = step, step == self.phase.end
+        final = self.final
         if config.eval_every and (final or step % config.eval_every == 0):
-            with self.saved_if_data_fails(state, step, batches):
+            with self.stop.aside(keep, leaves=not final):
                 metrics = self.evaluate(state, step)
         if last or metrics or step % config.checkpoint.every == 0:
-            self.save(state, step, batches, metrics)
+            self.save(state, step, batches.get_state(), metrics)
         if config.sample_every and (final or step % config.sample_every == 0):
-            self.sample(state, step)
+            with self.stop.aside(keep, leaves=not final):
+                self.sample(state, step)
+
+    def ask(self) -> None:
+        """Asks between the batches of an evaluation, or of samples, in a cluster.
+
+        Raises:
+            StoppedError: If all processes are to stop here.
+        """
+        if self.stop.together and not self.final and self.stop.seen(self.step):
+            raise StoppedError
+
+    def asking(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with `ask` before each call."""
+
+        def asked(*args: Any) -> Any:
+            self.ask()
+            return fn(*args)
+
+        return asked
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """The players' losses on the test split, and what samples are like.
@@ -336,7 +391,7 @@ class Runner:
         return metrics
 
     def save(
-        self, state: TrainState, step: int, batches: Any, metrics: Any = None
+        self, state: TrainState, step: int, position: Any, metrics: Any = None
     ) -> None:
         """A checkpoint, written in the background.
 
@@ -354,25 +409,9 @@ class Runner:
             step,
             config=self.config,
             phase=self.phase.index,
-            data={**batches.get_state(), "examples": len(self.phase.dataset.train)},
+            data={**position, "examples": len(self.phase.dataset.train)},
             metrics=metrics,
         )
-
-    @contextlib.contextmanager
-    def saved_if_data_fails(
-        self, state: TrainState, step: int, batches: Any
-    ) -> Iterator[None]:
-        """Saves the steps taken if what is done within cannot read the data.
-
-        Of several processes the others may read theirs, and would not save with this.
-        """
-        try:
-            yield
-        except DataError:
-            if jax.process_count() == 1:
-                self.save(state, step, batches)
-                say(f"The data cannot be read: step {step} is saved.")
-            raise
 
     def samples(self, state: TrainState, num: int) -> np.ndarray:
         """Drawn with the averaged weights, from the same noise every time."""
@@ -409,6 +448,7 @@ def progress_bar(phase: Phase, step: int) -> tqdm:
         initial=step,
         desc=phase.config.method,
         unit="step",
+        file=Terminal(sys.stderr),
         mininterval=0.5 if sys.stderr.isatty() else 20,
         dynamic_ncols=True,
         disable=jax.process_index() != 0,

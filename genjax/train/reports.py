@@ -11,6 +11,7 @@ import numpy as np
 
 from genjax import data, images
 from genjax.config import ConfigError
+from genjax.files import replacing
 from genjax.metrics.likelihood import in_bits_per_dim
 from genjax.train import evaluation
 from genjax.train.quality import Quality, make_lpips
@@ -39,13 +40,15 @@ class Report:
         """<name>.json, a .png for each picture, a .html for each page."""
         paths = [folder / f"{name}.json"]
         report = {"protocol": self.protocol, "results": self.results}
-        paths[0].write_text(json.dumps(report, indent=1) + "\n")
+        with replacing(paths[0]) as part:
+            part.write_text(json.dumps(report, indent=1) + "\n")
         for key, picture in self.pictures.items():
             paths.append(folder / f"{key}.png")
             images.save_png(paths[-1], picture)
         for key, page in self.pages.items():
             paths.append(folder / f"{key}.html")
-            paths[-1].write_text(page, encoding="utf-8")
+            with replacing(paths[-1]) as part:
+                part.write_text(page, encoding="utf-8")
         return paths
 
 

@@ -1,14 +1,13 @@
 """What a command sets up before its first JAX call."""
 
 import os
-import signal
 from pathlib import Path
 
 import jax
 import platformdirs
 from absl import logging
 
-from genjax.train import cluster
+from genjax.train import cluster, stopping
 
 # Which operations XLA's CPU backend gives to its library YNNPACK.
 YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
@@ -42,8 +41,8 @@ def start(*, stoppable: bool = False, **processes: str | int | None) -> None:
 
     Args:
         stoppable: Whether the command asks between its steps if it is to stop, as
-            `loop.StopRequest` does. Otherwise SIGTERM ends it at once, although in a
-            cluster JAX takes the signal, for those who ask.
+            `stopping.StopRequest` does. Otherwise SIGTERM and SIGINT end it at once,
+            although in a cluster JAX takes the first, for those who ask.
         **processes: Those of `cluster.join`.
 
     Raises:
@@ -59,4 +58,4 @@ def start(*, stoppable: bool = False, **processes: str | int | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     cluster.join(**processes)
     if not stoppable:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        stopping.end_at_once()

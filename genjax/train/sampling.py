@@ -15,13 +15,19 @@ from genjax.train.sharding import from_whole, replicated, split
 from genjax.types import Method, ModelState, Params
 
 
-def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.ndarray]:
+def make_draw(
+    method: Method,
+    mesh: Mesh,
+    batch_size: int,
+    before: Callable[[], object] = lambda: None,
+) -> Callable[..., np.ndarray]:
     """Compiles `method.sample` once, for batches spread over the mesh.
 
     Args:
         method: With a `sample`.
         mesh: Devices to use; the weights that `draw` gets lie on all of them.
         batch_size: Images at once, rounded up to a multiple of the devices.
+        before: Called before each batch.
 
     Returns:
         draw(params, model_state, *, seed, num, cond) -> uint8 [num, H, W, C], or float
@@ -49,6 +55,7 @@ def make_draw(method: Method, mesh: Mesh, batch_size: int) -> Callable[..., np.n
         keys = image_keys(seed, -(-num // batch_size) * batch_size)
         done = []
         for start in range(0, num, batch_size):
+            before()
             rows = np.arange(start, start + batch_size)
             # The last batch is filled up, so that one compilation serves all.
             batch = {k: cond[k][np.minimum(rows, num - 1)] for k in method.cond}

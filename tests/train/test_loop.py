@@ -68,10 +68,10 @@ def stop_after(monkeypatch, step: int):
     """Sends this process a real SIGTERM when the given step is reached."""
     original = loop.StopRequest.seen
 
-    def seen_at(self, checkpoints, now):
+    def seen_at(self, now):
         if now == step:
             signal.raise_signal(signal.SIGTERM)
-        return original(self, checkpoints, now)
+        return original(self, now)
 
     monkeypatch.setattr(loop.StopRequest, "seen", seen_at)
 
@@ -262,10 +262,10 @@ def test_a_signal_at_the_last_step_leaves_nothing_undone(config, tmp_path, monke
     config.checkpoint.best_metric = "test/denoiser/loss"
     seen = loop.StopRequest.seen
 
-    def at_the_end(self, checkpoints, step):
+    def at_the_end(self, step):
         if step == 2:
             signal.raise_signal(signal.SIGTERM)
-        return seen(self, checkpoints, step)
+        return seen(self, step)
 
     monkeypatch.setattr(loop.StopRequest, "seen", at_the_end)
     assert loop.train(config, tmp_path)

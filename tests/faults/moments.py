@@ -1,0 +1,90 @@
+"""Runs a command that comes to a moment and stays in it, and says so.
+
+python moments.py MOMENT FILE train.py ...
+"""
+
+import runpy
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from genjax.train import checkpoints, evaluation, feed, loop, phases, sampling
+
+STEP = 3  # At which training comes to it.
+
+
+def compute() -> None:
+    """Keeps the main thread within XLA, where Python runs no handler."""
+    spin = jax.jit(lambda x: jax.lax.while_loop(lambda x: x >= 0, lambda x: x * x, x))
+    spin(0.5).block_until_ready()
+
+
+def wait() -> None:
+    """As for data that do not come."""
+    threading.Event().wait()
+
+
+def change(place: object, name: str, stay: Callable[[], None], file: Path, at=1):
+    """Has the function stay, when it is called for the `at`-th time."""
+    original, calls = getattr(place, name), []
+
+    def changed(*args, **options):
+        calls.append(args)
+        if len(calls) == at:
+            file.touch()
+            stay()
+        return original(*args, **options)
+
+    setattr(place, name, changed)
+
+
+def compiling(file: Path) -> None:
+    """The first call of the train step does not come back."""
+    original = loop.jit_train_step
+
+    def made(phase, state):
+        original(phase, state)
+
+        def step(*args):
+            file.touch()
+            compute()
+
+        return step
+
+    loop.jit_train_step = made
+
+
+def saving(file: Path) -> None:
+    """The second save does not come back, the first is whole."""
+    original = checkpoints.Checkpoints.save
+
+    def save(self, *args, **options):
+        if self.latest_step() is not None:
+            self.manager.wait_until_finished()
+            file.touch()
+            wait()
+        original(self, *args, **options)
+
+    checkpoints.Checkpoints.save = save
+
+
+MOMENTS = {
+    "start": lambda file: change(phases, "resolve", wait, file),
+    "warming": lambda file: change(feed.Feed, "fetch", wait, file),
+    "compiling": compiling,
+    # One batch is ahead, and is fetched before the first step.
+    "data": lambda file: change(feed.Feed, "fetch", wait, file, STEP + 2),
+    "evaluating": lambda f: change(evaluation, "values_over_split", compute, f),
+    "sampling": lambda file: change(loop.Runner, "samples", compute, file),
+    "saving": saving,
+    "drawing": lambda file: change(sampling, "image_keys", compute, file),
+}
+
+if __name__ == "__main__":
+    moment, file, *words = sys.argv[1:]
+    MOMENTS[moment](Path(file))
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
