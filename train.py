@@ -3,7 +3,8 @@
 python train.py --config=configs/ddpm_digits.py --workdir=runs/ddpm_digits
 
 Any field can be set: --config.num_steps=100. --config=configs/x.py:tiny takes the
-recipe's tiny variant. The same command resumes an interrupted run. Exit codes: 0 done,
+recipe's tiny variant. The same command resumes an interrupted run; with --partial
+another config does, with the arrays that fit it. Exit codes: 0 done,
 1 an error (which says what to change), 75 stopped by SIGTERM or SIGINT with everything
 saved, so that the same command goes on. --compile_for=v5e:16x16 trains nothing, but
 says what a step would take on that TPU slice; it needs no TPU.
@@ -27,6 +28,11 @@ CONFIG = config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+PARTIAL = flags.DEFINE_bool(
+    "partial",
+    False,
+    "Resume a run with another config, and take what fits of its last checkpoint.",
+)
 COMPILE_FOR = flags.DEFINE_string(
     "compile_for",
     None,
@@ -57,7 +63,7 @@ def main(argv: list[str]) -> None:
     try:
         processes = {name: flag.value for name, flag in PROCESSES.items()}
         runtime.start(stoppable=True, **processes)
-        finished = loop.train(CONFIG.value, WORKDIR.value)
+        finished = loop.train(CONFIG.value, WORKDIR.value, partial=PARTIAL.value)
     except (ConfigError, loop.TrainingDivergedError, loop.OutOfMemoryError) as error:
         sys.exit(f"error: {error}")
     if not finished:

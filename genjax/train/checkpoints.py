@@ -114,9 +114,17 @@ class Checkpoints:
         args = ocp.args.Composite(position=ocp.args.JsonRestore())
         return self.manager.restore(step, args=args)["position"]
 
+    def metadata(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Shapes and dtypes of `step`, split as by `split_state`; no array is read."""
+        items = self.manager.item_metadata(step)
+        return items["weights"].tree, items["training"].tree
+
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state of `step`, on the shardings that `abstract` names."""
-        weights, training = split_state(abstract)
+        return abstract.replace(**self.read(step, *split_state(abstract)))
+
+    def read(self, step: int, weights: Any, training: Any) -> dict[str, Any]:
+        """The arrays of `step`, of the structures and on the shardings of the two."""
         restored = self.manager.restore(
             step,
             args=ocp.args.Composite(
@@ -124,7 +132,7 @@ class Checkpoints:
                 training=ocp.args.StandardRestore(training),
             ),
         )
-        return abstract.replace(**restored["weights"], **restored["training"])
+        return {**restored["weights"], **restored["training"]}
 
     def close(self) -> None:
         """Waits until everything is on disk."""

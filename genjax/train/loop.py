@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from genjax.config import ConfigError, nearest
-from genjax.train import evaluation, quality, sharding
+from genjax.train import evaluation, quality, restore, sharding
 from genjax.train.checkpoints import Checkpoints
 from genjax.train.feed import Feed
 from genjax.train.memory import WHAT_SAVES_MEMORY, is_exhausted
@@ -77,12 +77,13 @@ class StopRequest:
         return self.signal is not None
 
 
-def train(config: ConfigDict, workdir: str | Path) -> bool:
+def train(config: ConfigDict, workdir: str | Path, *, partial: bool = False) -> bool:
     """Trains, or goes on training, as the config says.
 
     Args:
         config: From a recipe.
         workdir: The run's folder; made if absent, resumed if it holds this config.
+        partial: Resume although it holds another config, with those arrays that fit.
 
     Returns:
         True when every step is done, False when a signal stopped it (all is saved).
@@ -95,7 +96,8 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     stages = build(config)
     for phase in stages:
         check_evaluation(phase)
-    given, workdir = workdir, claim(workdir, stages[0].config)
+    allow = restore.judge(stages, partial)
+    given, workdir = workdir, claim(workdir, stages[0].config, allow)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     latest = checkpoints.latest_step()
     if latest is not None and latest >= stages[-1].end:
@@ -108,7 +110,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         with StopRequest() as stop:
             for phase in stages[position["phase"] if position else 0 :]:
                 if position and position["phase"] == phase.index:
-                    state = checkpoints.restore(latest, abstract_state(phase))
+                    state = restore.resume(checkpoints, latest, phase, partial=partial)
                     say(f"Resuming {workdir} from step {latest}.")
                     batches = phase.batches()
                     batches.set_state(position["data"])
@@ -280,7 +282,8 @@ class Runner:
                 "were skipped; the last checkpoint is of step "
                 f"{self.checkpoints.latest_step()}. The first was step {first}, on "
                 f"{', '.join(map(origin, np.ravel(index)[:16]))} ... A lower "
-                "learning_rate, clip_norm or dtype='float32' may help"
+                "learning_rate, clip_norm or dtype='float32' may help (--partial goes "
+                "on with another)"
             )
 
     def at_intervals(
@@ -333,11 +336,11 @@ class Runner:
         Raises:
             TrainingDivergedError: If a weight is not finite; then nothing is written.
         """
-        if not self.finite((state.params, state.ema_params, state.model_state)):
+        if not self.finite(state):
             raise TrainingDivergedError(
                 f"at step {step} a weight is not finite, so that was not saved: the "
                 f"last checkpoint is of step {self.checkpoints.latest_step()}. A lower "
-                "learning_rate or clip_norm may help"
+                "learning_rate or clip_norm may help (--partial goes on with another)"
             )
         self.checkpoints.save(
             state,
