@@ -3,11 +3,12 @@
 python train.py --config=configs/ddpm_digits.py --workdir=runs/ddpm_digits
 
 Any field can be set: --config.num_steps=100. --config=configs/x.py:tiny takes the
-recipe's tiny variant. The same command resumes an interrupted run. Exit codes: 0 done,
-1 an error (which says what to change), 75 stopped by SIGTERM, SIGINT or SIGHUP with
-everything saved, so that the same command goes on, 130 interrupted by a second SIGINT
-before that, so that it goes on from the last checkpoint. --compile_for=v5e:16x16 trains
-nothing, but says what a step would take on that TPU slice; it needs no TPU.
+recipe's tiny variant. The same command resumes an interrupted run; with --partial
+another config does, with the arrays that fit it. Exit codes: 0 done, 1 an error (which
+says what to change), 75 stopped by SIGTERM, SIGINT or SIGHUP with everything saved, so
+that the same command goes on, 130 interrupted by a second SIGINT before that, so that
+it goes on from the last checkpoint. --compile_for=v5e:16x16 trains nothing, but says
+what a step would take on that TPU slice; it needs no TPU.
 """
 
 import sys
@@ -26,6 +27,11 @@ CONFIG = config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+PARTIAL = flags.DEFINE_bool(
+    "partial",
+    False,
+    "Resume a run with another config, and take what fits of its last checkpoint.",
+)
 COMPILE_FOR = flags.DEFINE_string(
     "compile_for",
     None,
@@ -65,7 +71,9 @@ def main(argv: list[str]) -> None:
         try:
             processes = {name: flag.value for name, flag in PROCESSES.items()}
             runtime.start(stoppable=True, **processes)
-            finished = loop.train(CONFIG.value, WORKDIR.value, STOP)
+            finished = loop.train(
+                CONFIG.value, WORKDIR.value, STOP, partial=PARTIAL.value
+            )
         except failures as error:
             sys.exit(f"error: {error}")
     if not finished:

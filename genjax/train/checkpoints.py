@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -252,14 +252,14 @@ class Checkpoints:
             raise CheckpointError(self.problem)
 
     def resume(
-        self, abstract: Callable[[int], TrainState]
+        self, take: Callable[[int, int], TrainState]
     ) -> tuple[int, dict[str, Any], TrainState] | None:
         """The newest whole checkpoint: its step, position and state.
 
         Newer ones that are damaged are moved to `checkpoints/damaged`, which is said.
 
         Args:
-            abstract: Gives shapes and shardings of a phase's state from its index.
+            take: (step, index of its phase) -> state, by `restore` or `read`.
 
         Returns:
             None if nothing was saved yet.
@@ -275,7 +275,7 @@ class Checkpoints:
             try:
                 if found is None:
                     position = self.position(step)
-                    state = self.restore(step, abstract(position["phase"]))
+                    state = take(step, position["phase"])
                     found, self.last = (step, position, state), step
                 else:  # Orbax stops at one whose metrics it cannot read.
                     read_plains(self.folder / str(step))
@@ -323,13 +323,28 @@ class Checkpoints:
         """The state of `step`, on the shardings that `abstract` names.
 
         Raises:
-            DamagedCheckpointError: If it is not what was saved, or declares more than
-                its files can hold.
+            DamagedCheckpointError: If it is not what was saved.
         """
-        weights, training = split_state(abstract)
+        return abstract.replace(**self.read(step, *split_state(abstract)))
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Shapes and dtypes of what `step` holds of a state, by field.
+
+        Raises:
+            DamagedCheckpointError: See `metadata`.
+        """
+        found = metadata(self.folder / str(step))
+        return {**found["weights"], **found["training"]}
+
+    def read(self, step: int, weights: Any, training: Any) -> dict[str, Any]:
+        """The arrays of `step`, of the structures and on the shardings of the two.
+
+        Raises:
+            DamagedCheckpointError: If they are not what was saved.
+        """
         trees = {"weights": weights, "training": training}
         restored = read_arrays(self.folder / str(step), trees)
-        return abstract.replace(**restored["weights"], **restored["training"])
+        return {**restored["weights"], **restored["training"]}
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -429,7 +444,6 @@ def read_arrays(
 
     Raises:
         DamagedCheckpointError: If an array is not what was saved.
-        ValueError: By Orbax, if the shapes are not those that were saved.
     """
     plains = plains or read_plains(folder)
     saved = plains.get("sums", {}).get("sums", {})
@@ -442,8 +456,6 @@ def read_arrays(
         except Exception as error:  # Whatever wrong bytes lead Orbax to.
             problem = error
             break
-    if problem is not None and is_other(folder, trees, saved):
-        raise problem
     agree(folder, problem)
     for name, tree in restored.items():
         if wrong := sums.unequal(saved.get(name, {}), sums.of_tree(tree)):
@@ -477,37 +489,36 @@ def split_state(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def is_other(
-    folder: Path, trees: Mapping[str, Any], saved: Mapping[str, Mapping[str, sums.Sum]]
-) -> bool:
-    """Whether other names or shapes were saved in a checkpoint than those given."""
-    for name, tree in trees.items():
-        asked = {k: tuple(leaf.shape) for k, leaf in sums.named_leaves(tree).items()}
-        if name in saved:
-            there = {k: tuple(shape) for k, (_, shape, _) in saved[name].items()}
-        else:
-            try:
-                found = sums.named_leaves(shapes(folder / name))
-            except Exception:  # Then it is that which is damaged.
-                return False
-            there = {k: tuple(leaf.shape) for k, leaf in found.items()}
-        if asked != there:
-            return True
-    return False
+def metadata(folder: Path, names: Sequence[str] = ARRAYS) -> dict[str, Any]:
+    """Shapes and dtypes of a checkpoint's items, as Orbax describes them there.
 
+    Args:
+        folder: The checkpoint.
+        names: The items.
 
-def shapes(folder: Path, mesh: Mesh | None = None) -> Any:
-    """The tree of an item's shapes and dtypes, as Orbax describes it there.
+    Returns:
+        {item: tree of `jax.ShapeDtypeStruct`}; no array is read.
 
-    They are to be replicated over the mesh; None is the first device.
+    Raises:
+        DamagedCheckpointError: If they are not those that were saved, or declare more
+            than the files can hold.
     """
-    place = replicated(mesh or Mesh(np.array(jax.devices()[:1]), ("data",)))
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        inspection.check_arrays(
-            ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree, folder
-        ),
-    )
+    saved = read_plains(folder).get("sums", {}).get("sums", {})
+    found, problem = {}, None
+    try:
+        for name in names:
+            described = ocp.StandardCheckpointHandler().metadata(
+                epath.Path(folder / name)
+            )
+            tree = inspection.check_arrays(described.tree, folder / name)
+            kinds = {k: sums.kind(leaf) for k, leaf in sums.named_leaves(tree).items()}
+            if name in saved and kinds != {k: v[:2] for k, v in saved[name].items()}:
+                raise ValueError(f"names, shapes or dtypes of {name} were changed")
+            found[name] = tree
+    except Exception as error:  # Whatever wrong bytes lead Orbax to.
+        problem = error
+    agree(folder, problem)
+    return found
 
 
 def load_weights(
@@ -562,13 +573,12 @@ def read_weights(folder: Path, mesh: Mesh | None) -> Weights:
         DamagedCheckpointError: If they are not what was saved.
     """
     plains = read_plains(folder)
-    abstract = problem = None
-    try:
-        abstract = shapes(folder / "weights", mesh)
-    except Exception as error:  # Whatever wrong bytes lead Orbax to.
-        problem = error
-    agree(folder, problem)
-    weights = read_arrays(folder, {"weights": abstract}, plains)["weights"]
+    place = replicated(mesh or Mesh(np.array(jax.devices()[:1]), ("data",)))
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        metadata(folder, ["weights"]),
+    )
+    weights = read_arrays(folder, abstract, plains)["weights"]
     inspection.check_finite(weights, folder)
     config = inspection.restore_config(plains["config"], folder)
     return Weights(step=int(folder.name), config=config, **weights)

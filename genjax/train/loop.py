@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from genjax.config import ConfigError, nearest
 from genjax.data import DataError
-from genjax.train import evaluation, quality, sharding
+from genjax.train import evaluation, quality, restore, sharding
 from genjax.train.checkpoints import Checkpoints
 from genjax.train.feed import Feed
 from genjax.train.memory import WHAT_SAVES_MEMORY, is_exhausted
@@ -30,7 +30,7 @@ from genjax.train.sampling import make_cond, make_draw
 from genjax.train.state import TrainState
 from genjax.train.step import all_finite
 from genjax.train.stopping import StoppedError, StopRequest, nothing
-from genjax.train.workdir import claim, differences, hold
+from genjax.train.workdir import changed, claim, hold, locate
 from genjax.train.writers import Terminal, Writer, say
 from genjax.types import Metrics
 
@@ -47,7 +47,11 @@ class OutOfMemoryError(RuntimeError):
 
 
 def train(
-    config: ConfigDict, workdir: str | Path, stop: StopRequest | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    stop: StopRequest | None = None,
+    *,
+    partial: bool = False,
 ) -> bool:
     """Trains, or goes on training, as the config says.
 
@@ -55,6 +59,7 @@ def train(
         config: From a recipe.
         workdir: The run's folder; made if absent, resumed if it holds this config.
         stop: What a command has entered before; None hears signals while this runs.
+        partial: Resume although it holds another config, with those arrays that fit.
 
     Returns:
         True when every step is done, False when a signal stopped it (all is saved).
@@ -68,7 +73,7 @@ def train(
     with StopRequest() if stop is None else contextlib.nullcontext(stop) as stop:
         stop.join(jax.process_count())
         with hold(workdir) as release:
-            return train_held(config, workdir, stop, release)
+            return train_held(config, workdir, stop, release, partial)
 
 
 def train_held(
@@ -76,20 +81,29 @@ def train_held(
     workdir: str | Path,
     stop: StopRequest,
     release: Callable[[], None],
+    partial: bool,
 ) -> bool:
     """`train` in a folder that no other run uses until `release` is called."""
     stages = build(config)
-    differences(workdir, stages[0].config)  # Before what may train a judge.
     for phase in stages:
         check_shapes(phase)
-        check_evaluation(phase)
-    given, workdir = workdir, claim(workdir, stages[0].config)
+    given, workdir = workdir, locate(workdir)
     checkpoints = Checkpoints(workdir, config.checkpoint)
-    latest, position, state = checkpoints.resume(lambda index: stages[index].state) or (
-        None,
-        None,
-        None,
-    )
+    allow = restore.judge(checkpoints, stages, partial)
+    changed(workdir, stages[0].config, allow)  # Before what may train a judge.
+    for phase in stages:
+        check_evaluation(phase)
+    claim(workdir, stages[0].config, allow)
+
+    def take(step: int, index: int) -> TrainState:
+        if index >= len(stages):
+            raise ConfigError(
+                f"step {step} of {workdir} is of phase {index}, counted from 0, but "
+                f"config.phases has {len(stages)}"
+            )
+        return restore.resume(checkpoints, step, stages[index], partial=partial)
+
+    latest, position, state = checkpoints.resume(take) or (None, None, None)
     if latest is not None and latest >= stages[-1].end:
         say(f"Already finished: {workdir} is at step {latest}.")
         checkpoints.close()
@@ -313,7 +327,8 @@ class Runner:
                 "were skipped; the last checkpoint is of step "
                 f"{self.checkpoints.latest_step()}. The first was step {first}, on "
                 f"{', '.join(map(origin, np.ravel(index)[:16]))} ... A lower "
-                "learning_rate, clip_norm or dtype='float32' may help"
+                "learning_rate, clip_norm or dtype='float32' may help (--partial goes "
+                "on with another)"
             )
 
     def at_intervals(
@@ -398,11 +413,11 @@ class Runner:
         Raises:
             TrainingDivergedError: If a weight is not finite; then nothing is written.
         """
-        if not self.finite((state.params, state.ema_params, state.model_state)):
+        if not self.finite(state):
             raise TrainingDivergedError(
                 f"at step {step} a weight is not finite, so that was not saved: the "
                 f"last checkpoint is of step {self.checkpoints.latest_step()}. A lower "
-                "learning_rate or clip_norm may help"
+                "learning_rate or clip_norm may help (--partial goes on with another)"
             )
         self.checkpoints.save(
             state,

@@ -23,6 +23,7 @@ from genjax.train.checkpoints import load_weights
 from genjax.train.memory import check_memory
 from genjax.train.state import TrainState, carry_over, check_names, create
 from genjax.train.step import make_train_step
+from genjax.train.workdir import listed
 from genjax.train.writers import say
 from genjax.types import Batch, Method, Metrics
 
@@ -286,7 +287,8 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
 
     Raises:
         ConfigError: If an array of a frozen network, or of what belongs to it in the
-            model state, would stay as it was drawn.
+            model state, would stay as it was drawn; or if a run of config.init_from
+            has nothing that fits.
     """
     places = jax.tree.map(lambda x: x.sharding, abstract_state(phase))
     init = jax.jit(
@@ -300,11 +302,13 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
     for source in sources_of(phase.config):
         weights = load_weights(source.workdir, source.step, phase.mesh)
         average = weights.averaged()
-        sources.append((average, average, weights.model_state, source.rename))
+        sources.append(
+            (average, average, weights.model_state, source.rename, source.workdir)
+        )
     if previous is not None:
         state = state.replace(step=previous.step)
         sources.append(
-            ({**previous.params}, previous.ema_params, previous.model_state, None)
+            ({**previous.params}, previous.ema_params, previous.model_state, None, "")
         )
     owned = {name for player in phase.method.players for name in player.networks}
     frozen = {name: net for name, net in state.params.items() if name not in owned}
@@ -313,10 +317,16 @@ def start_state(phase: Phase, previous: TrainState | None) -> TrainState:
         {keystr(path) for path, _ in tree_leaves_with_path(tree)}
         for tree in (frozen, frozen_state)
     )
-    for params, ema, model_state, rename in sources:
+    for params, ema, model_state, rename, workdir in sources:
         new, copied, kept = carry_over(state.params, params, rename)
-        say(f"Carried {len(copied)} arrays over; {len(kept)} stay as they were.")
+        names = f":\n{listed(kept)}" if kept else "."
+        say(f"Carried {len(copied)} arrays over; {len(kept)} stay as they were{names}")
         entries, copied_state, _ = carry_over(state.model_state, model_state, rename)
+        if workdir and not copied and not copied_state:
+            raise ConfigError(
+                f"config.init_from names the run {workdir!r}, which brings nothing: "
+                f"none of its arrays has a name and shape of {phase.config.method!r}"
+            )
         fresh, fresh_state = fresh - set(copied), fresh_state - set(copied_state)
         state = state.replace(
             params=new,

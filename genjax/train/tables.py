@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from genjax import data, images, methods
 from genjax.config import ConfigError
 from genjax.train.checkpoints import load_weights
+from genjax.train.restore import check_weights
 from genjax.train.sampling import image_keys, make_cond, make_draw, parse_classes
 from genjax.train.sharding import all_devices, from_whole, replicated, split
 from genjax.types import Batch, Method, ModelState, Params
@@ -91,8 +92,10 @@ class Model:
         config = weights.config.unlock()
         for name, changes in (sections or {}).items():
             config[name] = {**config[name].to_dict(), **changes}
+        method = methods.load(config)
+        check_weights(weights, method)
         return cls(
-            methods.load(config),
+            method,
             config,
             weights.params if raw else weights.averaged(),
             weights.model_state,

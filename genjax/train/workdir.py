@@ -20,17 +20,21 @@ from genjax.train.lock import NAME, Lock
 from genjax.train.writers import say
 from genjax.untrusted import read_json, reading
 
+Changes = dict[str, tuple[Any, Any]]  # {name: (there, here)}.
+
 # Fields that a resumed run may change: they alter no weights' meaning or shape.
 SOFT = (
     "checkpoint.",
     "data.data_dir",
     "data.num_threads",
+    "dtype",
     "eval_",
     "log_every",
     "max_bad_steps",
     "mesh.",
     "num_samples",
     "num_steps",
+    "remat",
     "sample_every",
     "sampler",
     "sharding_rules",
@@ -39,11 +43,21 @@ SOFT = (
 PATIENCE = 60  # Seconds in which a file must reach the other machines: NFS takes some.
 
 
-def claim(workdir: str | Path, config: ConfigDict) -> Path:
+def claim(
+    workdir: str | Path,
+    config: ConfigDict,
+    allow: Callable[[Path, Changes], None] | None = None,
+) -> Path:
     """Makes the folder, or checks that it was made for this config.
 
+    Args:
+        workdir: The folder.
+        config: Resolved.
+        allow: See `changed`.
+
     Returns:
-        Its absolute path, with `config.json` in it.
+        Its absolute path, with `config.json` in it, and in `changes.jsonl` what a
+        started run's config had otherwise.
 
     Raises:
         ConfigError: If it holds a run with another config, with the differences; or
@@ -51,13 +65,15 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
     """
     workdir = locate(workdir)
     path, problem = workdir / "config.json", None
-    new = plain(config)
-    for name, (old, now) in differences(workdir, config).items():
+    found = changed(workdir, config, allow)
+    for name, (old, now) in found.items():
         say(f"Going on with {name}: {old} before, {now} now.")
     if jax.process_index() == 0:
         try:
             with replacing(path) as part:  # Other processes may be reading.
-                part.write_text(json.dumps(new, indent=1) + "\n")
+                part.write_text(json.dumps(plain(config), indent=1) + "\n")
+            if found:
+                record(workdir, {"step": last_step(workdir), "config": found})
         except OSError as error:
             problem = f"--workdir={workdir} cannot be written: {error}"
     agree(problem)
@@ -71,11 +87,21 @@ def claim(workdir: str | Path, config: ConfigDict) -> Path:
     return workdir
 
 
-def differences(workdir: str | Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """{field: (value there, value here)} where they differ and a run may go on.
+def changed(
+    workdir: str | Path,
+    config: ConfigDict,
+    allow: Callable[[Path, Changes], None] | None = None,
+) -> Changes:
+    """What a started run's config has otherwise, if it may go on with this one.
+
+    Args:
+        workdir: The folder.
+        config: Resolved.
+        allow: Called with the folder and with what alters the meaning or shape of
+            weights; raises to refuse it. By default it is refused.
 
     Raises:
-        ConfigError: If they differ where it may not.
+        ConfigError: If it may not.
     """
     workdir = locate(workdir)
     path = workdir / "config.json"
@@ -83,22 +109,14 @@ def differences(workdir: str | Path, config: ConfigDict) -> dict[str, tuple[Any,
     if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
         return {}
     with reading(path):
-        old, new = flatten(read_json(path)), flatten(plain(config))
-    found = {
-        name: (old.get(name), new.get(name))
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    }
+        found = differences(read_json(path), plain(config))
     # With phases, other lengths would move what is done into another phase.
     soft = [k for k in SOFT if k != "num_steps" or not config.phases]
     hard = {k: v for k, v in found.items() if not k.startswith(tuple(soft))}
+    if hard and allow is None:
+        raise ConfigError(refusal(workdir, hard))
     if hard:
-        lines = [f"  {k}: {old} there, {now} here" for k, (old, now) in hard.items()]
-        more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""
-        raise ConfigError(
-            f"{workdir} holds a run with another config; give another --workdir, "
-            "or the same values:\n" + "\n".join(lines[:10]) + more
-        )
+        allow(workdir, hard)
     return found
 
 
@@ -185,3 +203,44 @@ def processes_without(path: Path) -> list[int]:
         time.sleep(0.5)
     sees = multihost_utils.process_allgather(np.array(path.exists()))
     return np.flatnonzero(~sees).tolist()
+
+
+def refusal(workdir: Path, changes: Changes) -> str:
+    """Why a run with another config does not go on, with the first ten fields."""
+    lines = [f"{name}: {old} there, {now} here" for name, (old, now) in changes.items()]
+    return (
+        f"{workdir} holds a run with another config; give another --workdir, or the "
+        f"same values, or --partial to go on with these:\n{listed(lines)}"
+    )
+
+
+def listed(lines: list[str]) -> str:
+    """The first ten, indented, and how many more there are."""
+    more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
+    return "\n".join(f"  {line}" for line in [*lines[:10], *more])
+
+
+def last_step(workdir: Path) -> int:
+    """The step of the newest checkpoint, of a run that has one."""
+    names = [path.name for path in (workdir / "checkpoints").glob("[0-9]*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def record(workdir: Path, line: dict[str, Any]) -> None:
+    """Appends the line and the time to `changes.jsonl`, which tells of the run's past.
+
+    Of several processes the first does.
+    """
+    if jax.process_index() == 0:
+        with open(workdir / "changes.jsonl", "a") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> Changes:
+    """{field: (old value, new value)} where two plain configs differ."""
+    old, new = flatten(old), flatten(new)
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    }
