@@ -392,7 +392,7 @@ def agree(folder: Path, error: Exception | None) -> None:
 
 
 def read_plains(folder: Path) -> dict[str, Any]:
-    """All that a checkpoint holds beside its arrays.
+    """All that a checkpoint holds beside its arrays, and Orbax's tables of those.
 
     Raises:
         DamagedCheckpointError: If something is missing, unreadable or changed.
@@ -403,9 +403,9 @@ def read_plains(folder: Path) -> dict[str, Any]:
         for name in about["item_handlers"]:
             if not (folder / name).is_dir():
                 raise FileNotFoundError(f"{name} is missing")
-            if name not in ARRAYS:
-                file = folder / name / (name if name == "metrics" else "metadata")
-                found[name] = read_json(file)
+            file = "_METADATA" if name in ARRAYS else "metadata"
+            file = "metrics" if name == "metrics" else file
+            found[name] = read_json(folder / name / file)
         if missing := {"position", "config", *ARRAYS} - {*about["item_handlers"]}:
             raise FileNotFoundError(f"{', '.join(sorted(missing))} is missing")
         check_plains(found)
