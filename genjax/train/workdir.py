@@ -40,6 +40,7 @@ SOFT = (
     "sharding_rules",
 )
 
+NO_NAMES = "[]*?\\"  # Orbax looks for its own files by a pattern that starts with ours.
 PATIENCE = 60  # Seconds in which a file must reach the other machines: NFS takes some.
 
 
@@ -170,6 +171,11 @@ def locate(workdir: str | Path) -> Path:
         is_file = path.exists() and not path.is_dir()
     except (OSError, RuntimeError) as error:  # Too long, or links in a circle.
         raise ConfigError(f"--workdir={workdir} cannot be a folder: {error}") from None
+    if found := sorted(set(NO_NAMES) & set(str(path))):
+        raise ConfigError(
+            f"--workdir={workdir} must do without {' '.join(found)}, all folders above "
+            f"included ({path}): what Orbax saves there cannot be read again"
+        )
     if is_file:
         raise ConfigError(f"--workdir={workdir} must be a folder, but is a file")
     return path

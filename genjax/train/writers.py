@@ -73,7 +73,6 @@ class Writer:
         Of several processes the first writes; to the others all this does nothing.
         """
         self.workdir, self.active = workdir, jax.process_index() == 0
-        self.failing: set[str] = set()
         self.lost: Counter[str] = Counter()
         if self.active:
             self.lines = Lines(workdir / "metrics.jsonl")
@@ -108,14 +107,11 @@ class Writer:
             yield
         except OSError as error:
             self.lost[what] += 1
-            if what not in self.failing:
+            if self.lost[what] == 1:
                 say(
                     f"warning: {what} cannot be written, but training goes on and "
                     f"tries it again each time: {error}"
                 )
-            self.failing.add(what)
-        else:
-            self.failing.discard(what)
 
     def close(self) -> None:
         """Flushes both, and says what was lost."""

@@ -44,7 +44,7 @@ def words(workdir: Path, **fields) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> tuple[dict, str]:
+def reference(tmp_path_factory) -> tuple[dict, str, Path]:
     """What the loop itself saves at step 3, when nothing stops it.
 
     The run is interrupted, by two SIGINT, while it saves the step 6.
@@ -55,7 +55,7 @@ def reference(tmp_path_factory) -> tuple[dict, str]:
     code, said = end(process, signal.SIGINT, signal.SIGINT)
     assert code == 130 and "the last checkpoint is whole" in said
     assert runs.saved(folder / "run") == [STEP]
-    return runs.arrays(folder / "run"), position(folder / "run")
+    return runs.arrays(folder / "run"), position(folder / "run"), folder / "run"
 
 
 def position(workdir: Path) -> str:
@@ -100,3 +100,18 @@ def test_a_signal_before_the_first_step_ends_at_once(tmp_path, moment, number):
     assert code == 75 and "Stopped before a step was taken" in said
     assert not (tmp_path / "run" / "checkpoints" / "0").exists()
     assert not runs.saved(tmp_path / "run")
+
+
+def test_the_other_commands_end_at_once_and_leave_nothing_half(tmp_path, reference):
+    """At once within XLA, and in the middle of a file with that file deleted."""
+    run, out = reference[2], tmp_path / "out"
+    command = ["sample.py", f"--workdir={run}", f"--out={out}", "--num=4"]
+    code, said = end(start_at("drawing", tmp_path, command), signal.SIGINT)
+    assert code == -signal.SIGINT and not said and not list(out.iterdir())
+    code, said = end(start_at("writing", tmp_path, command), signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM and not said and not list(out.iterdir())
+    command = ["evaluate.py", f"--workdir={run}", "--num=16"]
+    process = start_at("reporting", tmp_path, command)
+    code, said = end(process, signal.SIGINT)
+    assert code == 128 + signal.SIGINT and not said
+    assert not list(run.glob("evaluation*"))
