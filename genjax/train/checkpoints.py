@@ -1,7 +1,7 @@
 """Orbax checkpoints: one step folder holds weights, optimisers, position and config."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,10 @@ def split_state(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def load_weights(
-    workdir: str | Path, step: int | str = "latest", mesh: Mesh | None = None
+    workdir: str | Path,
+    step: int | str = "latest",
+    mesh: Mesh | None = None,
+    check: Callable[[int, ConfigDict, Any], None] | None = None,
 ) -> Weights:
     """Reads a trained run without its method, optimisers or data.
 
@@ -173,6 +176,8 @@ def load_weights(
         workdir: The run.
         step: A number, "latest", or "best" by the run's config.checkpoint.best_metric.
         mesh: Where the arrays will live, replicated; None is the first device.
+        check: Called with the step, its config and the shapes and dtypes of its
+            weights, before they are read; raises to refuse them.
 
     Raises:
         ConfigError: If the run or the step is not there, with what is.
@@ -193,10 +198,13 @@ def load_weights(
                 f"no checkpoint of step {step} in {folder}: there are {steps}"
             )
         config = from_plain(restore_json(manager, step, "config"))
+        saved = manager.item_metadata(step)["weights"].tree
+        if check is not None:
+            check(step, config, saved)
         place = replicated(mesh or Mesh(np.array(jax.devices()[:1]), ("data",)))
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            manager.item_metadata(step)["weights"].tree,
+            saved,
         )
         weights = manager.restore(
             step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
