@@ -522,7 +522,10 @@ def metadata(folder: Path, names: Sequence[str] = ARRAYS) -> dict[str, Any]:
 
 
 def load_weights(
-    workdir: str | Path, step: int | str = "latest", mesh: Mesh | None = None
+    workdir: str | Path,
+    step: int | str = "latest",
+    mesh: Mesh | None = None,
+    check: Callable[[int, ConfigDict, Any], None] | None = None,
 ) -> Weights:
     """Reads a trained run without its method, optimisers or data.
 
@@ -530,6 +533,8 @@ def load_weights(
         workdir: The run.
         step: A number, "latest", or "best" by the run's config.checkpoint.best_metric.
         mesh: Where the arrays will live, replicated; None is the first device.
+        check: Called with the step, its config and the shapes and dtypes of its
+            weights, before they are read; raises to refuse them.
 
     Raises:
         ConfigError: If the run or the step is not there, with what is; or if it cannot
@@ -551,7 +556,7 @@ def load_weights(
                 raise ConfigError(
                     f"no checkpoint of step {step} in {folder}: there are {steps}"
                 )
-            return read_weights(folder / str(step), mesh)
+            return read_weights(folder / str(step), mesh, check)
     except DamagedCheckpointError as error:
         bad = error
     # The next older one first, then newer ones.
@@ -566,22 +571,28 @@ def load_weights(
     raise DamagedCheckpointError(folder / str(bad.step), bad.reason) from bad
 
 
-def read_weights(folder: Path, mesh: Mesh | None) -> Weights:
-    """Those of one checkpoint.
+def read_weights(
+    folder: Path,
+    mesh: Mesh | None,
+    check: Callable[[int, ConfigDict, Any], None] | None = None,
+) -> Weights:
+    """Those of one checkpoint; see `load_weights`.
 
     Raises:
         DamagedCheckpointError: If they are not what was saved.
     """
-    plains = read_plains(folder)
+    plains, step = read_plains(folder), int(folder.name)
+    config = inspection.restore_config(plains["config"], folder)
+    saved = metadata(folder, ["weights"])
+    if check is not None:
+        check(step, config, saved["weights"])
     place = replicated(mesh or Mesh(np.array(jax.devices()[:1]), ("data",)))
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        metadata(folder, ["weights"]),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved
     )
     weights = read_arrays(folder, abstract, plains)["weights"]
     inspection.check_finite(weights, folder)
-    config = inspection.restore_config(plains["config"], folder)
-    return Weights(step=int(folder.name), config=config, **weights)
+    return Weights(step=step, config=config, **weights)
 
 
 def find_step(folder: Path, step: int | str) -> int:

@@ -1,6 +1,6 @@
 """Whether a checkpoint fits a run, told before any array of it is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,20 @@ from jax.tree_util import (
     tree_map_with_path,
     tree_unflatten,
 )
+from ml_collections import ConfigDict
 
+from genjax import methods
 from genjax.config import ConfigError
 from genjax.train.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
-    Weights,
     split_state,
 )
 from genjax.train.phases import Phase, start_state
-from genjax.train.sharding import replicated
+from genjax.train.sharding import state_shardings
 from genjax.train.state import TrainState
 from genjax.train.workdir import Changes, differences, listed, record, refusal
 from genjax.train.writers import say
-from genjax.types import Method
 
 WEIGHTS = ("params", "model_state", "ema_params")
 
@@ -172,13 +172,15 @@ def resume(
         f"Going on from step {step} with what fits; {len(found)} arrays do not:\n"
         + listing(found)
     )
-    places = {path: x.sharding for path, x in by_path(fields(wanted)).items()}
-    whole = replicated(phase.mesh)
+    needed = by_path(fields(wanted))
 
     def place(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = places.get(name(path), whole)
-        if name(path) in found:
-            sharding = whole
+        like = needed.get(name(path))
+        if like is None or like.shape != leaf.shape:
+            # It is read all the same, but soon dropped.
+            sharding = state_shardings(leaf, phase.mesh, ((".*", "largest"),))
+        else:
+            sharding = like.sharding
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     placed = tree_map_with_path(place, saved)
@@ -196,7 +198,7 @@ def take_what_fits(
 
     Args:
         saved: Everything in the checkpoint.
-        found: What of it does not fit.
+        found: What does not fit.
         phase: To start.
         wanted: Its abstract state.
 
@@ -218,31 +220,29 @@ def take_what_fits(
     return state.replace(opt_state=opt_state, **counts)
 
 
-def check_weights(weights: Weights, method: Method) -> None:
-    """Holds weights to the config beside them, before anything compiles.
+def check_weights(step: int, config: ConfigDict, weights: Mapping[str, Any]) -> None:
+    """Holds a checkpoint's weights to the config beside them, for `load_weights`.
+
+    Args:
+        step: Of the checkpoint.
+        config: That lies beside them.
+        weights: {"params": tree, "ema_params": tree, "model_state": tree} of what has
+            shapes and dtypes.
 
     Raises:
         ConfigError: If an array is missing, left over or of another shape or dtype,
             with the first ten.
     """
-    options = weights.config.data
-    shape = (1, *options.shape)
+    method, shape = methods.load(config), (1, *config.data.shape)
     entry, dtype = ("image", "uint8") if len(shape) == 4 else ("point", "float32")
     batch = {entry: jax.ShapeDtypeStruct(shape, dtype)}
-    if options.num_classes is not None:
+    if config.data.num_classes is not None:
         batch["label"] = jax.ShapeDtypeStruct((1,), "int32")
     params, model_state = jax.eval_shape(method.init, jax.random.key(0), batch)
-    averages = {name: params[name] for name in weights.config.ema.networks}
-    found = misfits(
-        {
-            "params": weights.params,
-            "ema_params": weights.ema_params,
-            "model_state": weights.model_state,
-        },
-        {"params": params, "ema_params": averages, "model_state": model_state},
-    )
-    if found:
+    averages = {name: params[name] for name in config.ema.networks if name in params}
+    wanted = {"params": params, "ema_params": averages, "model_state": model_state}
+    if found := misfits(weights, wanted):
         raise ConfigError(
-            f"the weights of step {weights.step} do not fit the config beside them, "
-            f"{len(found)} arrays of them:\n{listing(found)}"
+            f"the weights of step {step} do not fit the config that lies beside them:\n"
+            + listing(found)
         )

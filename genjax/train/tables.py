@@ -85,17 +85,16 @@ class Model:
             **fields: Attributes: batch_size and seed.
 
         Raises:
-            ConfigError: If there is no such checkpoint, or a change cannot work.
+            ConfigError: If there is no such checkpoint, if its weights are not what its
+                config makes, or a change cannot work.
         """
         mesh = all_devices()
-        weights = load_weights(workdir, step, mesh)
+        weights = load_weights(workdir, step, mesh, check_weights)
         config = weights.config.unlock()
         for name, changes in (sections or {}).items():
             config[name] = {**config[name].to_dict(), **changes}
-        method = methods.load(config)
-        check_weights(weights, method)
         return cls(
-            method,
+            methods.load(config),
             config,
             weights.params if raw else weights.averaged(),
             weights.model_state,
