@@ -125,6 +125,14 @@ NONE = {
     "data.num_classes": int,
 }
 MAX_EXAMPLE = 2**28  # Numbers in one example: an image of 8192 x 8192 in colour fits.
+# Whole numbers of the method, by the last words of their names; the first that fits
+# holds. What is repeated is traced so many times, what steps makes tables so long.
+LARGEST = (
+    (("blocks", "layers", "levels", "couplings", "scales", "down", "iterations"), 1000),
+    (("masks", "exact", "exact_eval"), 1000),
+    (("steps", "temperatures"), 100_000),
+    (("",), 2**24),
+)
 # Sections whose fields others check.
 OPEN = ("model", "optimizers", "sampler", "likelihood")
 
@@ -153,7 +161,7 @@ def check(config: ConfigDict) -> None:
                 )
         if unknown := [field for field in found if field not in known]:
             raise ConfigError(
-                f"config has no field {unknown[0]!r}{nearest(unknown[0], known)} "
+                f"config has no field {shown(unknown[0])}{nearest(unknown[0], known)} "
                 f"There are: {', '.join(known)}"
             )
     if missing := [name for name in base if name not in config]:
@@ -165,8 +173,31 @@ def check(config: ConfigDict) -> None:
     sizes = size if isinstance(size, (tuple, list)) else (size,)
     if tuple(sizes) != (None,):
         check_counts("config.data.image_size", sizes)
+    for section in ("model", "sampler", "likelihood"):
+        check_sizes(config[section].to_dict(), f"config.{section}")
     modes = {"min": None, "max": None}
     choose(modes, config.checkpoint.best_mode, "config.checkpoint.best_mode")
+
+
+def check_sizes(value: Any, where: str) -> None:
+    """Holds what a method's fields contain to sizes that can be traced and allocated.
+
+    Raises:
+        ConfigError: For a number, a text or a sequence that is too large.
+    """
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            check_sizes(entry, f"{where}.{shown(name).strip(chr(39))}")
+    elif isinstance(value, (str, bytes, tuple, list)):
+        if len(value) > 10_000:
+            raise ConfigError(f"{where} must have at most 10000 entries or letters")
+        for entry in value if isinstance(value, (tuple, list)) else ():
+            check_sizes(entry, where)
+    elif isinstance(value, int):
+        name = where.split(".")[-1]
+        most = next(most for ends, most in LARGEST if name.endswith(ends))
+        if abs(value) > most:
+            raise ConfigError(f"{where} must be at most {most}, got {shown(value)}")
 
 
 def check_field(path: str, value: Any, default: Any) -> None:
@@ -255,7 +286,7 @@ def get(config: ConfigDict, path: str) -> Any:
 
 def nearest(name: str, known: list[str]) -> str:
     """How a sentence ends: "; did you mean 'x'?" if a known name is near, or "."."""
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name)[:200], known, n=1)
     return f"; did you mean {close[0]!r}?" if close else "."
 
 
@@ -303,13 +334,15 @@ def check_arguments(
     for name in arguments:
         if name not in known and not open_ended:
             raise ConfigError(
-                f"{where} has no field {name!r}{nearest(name, [*known, *beside])} "
+                f"{where} has no field {shown(name)}{nearest(name, [*known, *beside])} "
                 f"Its fields: {', '.join([*known, *beside]) or 'none'}"
             )
     for p in parameters:
         value = arguments.get(p.name, p.default)
         if isinstance(p.default, bool) and not isinstance(value, bool):
-            raise ConfigError(f"{where}.{p.name} must be True or False, got {value!r}")
+            raise ConfigError(
+                f"{where}.{p.name} must be True or False, got {shown(value)}"
+            )
     try:
         signature.bind(*args, **arguments)
     except TypeError as error:

@@ -349,6 +349,11 @@ def _load_digits(size: tuple[int, int] | None) -> Dataset:
     label = table[:, -1].astype(np.int32)
     image = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     if size is not None:
+        if len(image) * size[0] * size[1] > IN_MEMORY_BYTES:
+            raise ConfigError(
+                f"config.data.image_size={size}: the {len(image)} digits are enlarged "
+                f"in memory, to {IN_MEMORY_BYTES} bytes at most"
+            )
         from PIL import Image
 
         image = np.stack([to_array(Image.fromarray(x[..., 0]), size) for x in image])
