@@ -98,16 +98,16 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         check_evaluation(phase)
     given, workdir = workdir, claim(workdir, stages[0].config)
     checkpoints = Checkpoints(workdir, config.checkpoint)
-    latest, position, state = checkpoints.resume(
-        lambda index: abstract_state(stages[index])
-    ) or (None, None, None)
-    if latest is not None and latest >= stages[-1].end:
-        say(f"Already finished: {workdir} is at step {latest}.")
-        checkpoints.close()
-        return True
-    writer = Writer(workdir)
+    writer = None
     try:
         with StopRequest() as stop:
+            latest, position, state = checkpoints.resume(
+                lambda index: abstract_state(stages[index])
+            ) or (None, None, None)
+            if latest is not None and latest >= stages[-1].end:
+                say(f"Already finished: {workdir} is at step {latest}.")
+                return True
+            writer = Writer(workdir)
             for phase in stages[position["phase"] if position else 0 :]:
                 if position and position["phase"] == phase.index:
                     say(f"Resuming {workdir} from step {latest}.")
@@ -118,9 +118,10 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
                     batches = phase.batches()
                 runner = Runner(phase, checkpoints, writer)
                 state, finished = runner.run(state, batches, stop)
-                checkpoints.finish()
                 if not finished:
+                    checkpoints.finish()
                     return False
+            checkpoints.finish()
     except jax.errors.JaxRuntimeError as error:
         if not is_exhausted(error):
             raise
@@ -134,7 +135,8 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
         ) from None
     finally:
         checkpoints.close()
-        writer.close()
+        if writer is not None:
+            writer.close()
     say(f"Finished: {workdir} is at step {stages[-1].end}.")
     if stages[-1].method.sample is not None:
         drawn = workdir / "samples"
