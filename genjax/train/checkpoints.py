@@ -5,6 +5,7 @@ import errno
 import itertools
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,7 +39,6 @@ ARRAYS = ("weights", "training")  # Items; the others are JSON.
 DAMAGED, TRASH = "damaged", "deleting"  # Folders beside those of the steps.
 TEMPORARY = ".orbax-checkpoint-tmp"  # How Orbax names what is not whole yet.
 READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
-WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Checkpoints:
         """Waits in the background until `step` is on disk, and what is old is not."""
         try:
             self.manager.wait_until_finished()
-        except WRITE_ERRORS as error:
+        except Exception as error:  # Whatever Orbax makes of what it met.
             self.failed(step, error)
         else:
             self.last, self.problem = step, None
@@ -230,7 +230,7 @@ class Checkpoints:
         say(f"{self.problem}. The next one is tried at its time.")
         manager = self.__dict__.pop("manager", None)  # The next save opens another.
         if manager is not None:
-            with contextlib.suppress(*WRITE_ERRORS):  # It was told.
+            with contextlib.suppress(Exception):  # It was told.
                 manager.close()
         for path in self.folder.glob("*" + TEMPORARY):
             shutil.rmtree(path, ignore_errors=True)
@@ -356,8 +356,8 @@ class Checkpoints:
 
 def committed(folder: Path) -> list[int]:
     """The steps whose checkpoints are in a folder, in order."""
-    found = folder.glob("[0-9]*") if folder.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdigit())
+    names = [path.name for path in folder.glob("[0-9]*") if path.is_dir()]
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9]\d*", name))
 
 
 def reason(error: Exception) -> str:

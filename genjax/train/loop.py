@@ -103,16 +103,12 @@ def train_held(
             )
         return restore.resume(checkpoints, step, stages[index], partial=partial)
 
-    latest, position, state = checkpoints.resume(take) or (None, None, None)
-    if latest is not None and latest >= stages[-1].end:
-        say(f"Already finished: {workdir} is at step {latest}.")
-        checkpoints.close()
-        return True
-    writer = Writer(workdir)
+    writer = None
 
     def close() -> None:
         checkpoints.close()
-        writer.close()
+        if writer is not None:
+            writer.close()
         release()
 
     def leave() -> None:
@@ -121,6 +117,11 @@ def train_held(
 
     stop.before_leaving = leave
     try:
+        latest, position, state = checkpoints.resume(take) or (None, None, None)
+        if latest is not None and latest >= stages[-1].end:
+            say(f"Already finished: {workdir} is at step {latest}.")
+            return True
+        writer = Writer(workdir)
         for phase in stages[position["phase"] if position else 0 :]:
             with stop.aside():
                 if position and position["phase"] == phase.index:
@@ -132,9 +133,10 @@ def train_held(
                     batches = phase.batches()
                 runner = Runner(phase, checkpoints, writer, stop)
             state, finished = runner.run(state, batches)
-            checkpoints.finish()
             if not finished:
+                checkpoints.finish()
                 return False
+        checkpoints.finish()
     except StoppedError:  # Before a phase, or its first step.
         return False
     except jax.errors.JaxRuntimeError as error:

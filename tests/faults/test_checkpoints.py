@@ -365,6 +365,7 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_fails_and_can_go_on(
     code, said = runs.finish([sys.executable, "-c", starve, *command])
     words = "the checkpoint of step 4 could not be written: File too large; the last is"
     assert code == 1 and f"error: {words} of step 2" in said.splitlines()[-1], said
+    assert said.count(words) == 2 and "ERROR:absl" not in said  # When it was, and last.
     assert files(run / "checkpoints") == before
     assert runs.logged(run)[-1]["step"] == 4
     assert loop.train(config, run)
