@@ -64,8 +64,10 @@ def train(
         TrainingDivergedError: After config.max_bad_steps non-finite steps in a row.
         OutOfMemoryError: If a device has too little; what was saved is whole.
     """
-    with StopRequest() if stop is None else contextlib.nullcontext(stop) as stop:
-        stop.join(jax.process_count())
+    processes = jax.process_count()
+    own = StopRequest(processes=processes) if stop is None else None
+    with own or contextlib.nullcontext(stop) as stop:
+        stop.join(processes)
         with hold(workdir) as release:
             return train_held(config, workdir, stop, release)
 

@@ -37,14 +37,16 @@ class StopRequest:
     SIGHUP stays ignored where it is, as under nohup.
     """
 
-    def __init__(self, owns_process: bool = False):
-        """Does nothing before it is entered."""
+    def __init__(self, owns_process: bool = False, processes: int = 1):
+        """Does nothing before it is entered; `processes` as in `join`."""
         self.owns_process = owns_process
         self.signal: signal.Signals | None = None
         self.heard = False
         self.interrupts = 0
         self.stepped = False  # Whether there is anything to lose.
-        self.together = False  # Whether the processes of a cluster stop together.
+        self.together = (
+            processes > 1
+        )  # Whether the processes of a cluster stop together.
         self.asked = 0  # How often JAX was asked for its notice.
         self.agreed = False  # Whether it was given.
         # What saves, while the loop is at what lasts long; None between.
@@ -61,6 +63,8 @@ class StopRequest:
         self.wakeup = signal.set_wakeup_fd(self.write, warn_on_full_buffer=False)
         threading.Thread(target=self.listen, args=(self.read,), daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGTERM and self.together:
+                continue  # JAX has taken it.
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self.previous[number] = signal.signal(number, self.note)
