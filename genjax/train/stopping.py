@@ -44,9 +44,7 @@ class StopRequest:
         self.heard = False
         self.interrupts = 0
         self.stepped = False  # Whether there is anything to lose.
-        self.together = (
-            processes > 1
-        )  # Whether the processes of a cluster stop together.
+        self.together = processes > 1  # All of them stop at one step.
         self.asked = 0  # How often JAX was asked for its notice.
         self.agreed = False  # Whether it was given.
         # What saves, while the loop is at what lasts long; None between.
