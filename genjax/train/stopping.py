@@ -159,15 +159,17 @@ class StopRequest:
             return
         if self.signal is not None and leaves:
             raise StoppedError
+        if not leaves:
+            self.over.clear()
         with self.lock:
             before, self.saves, self.leaves = self.saves, saves, leaves
-            self.over.clear()
         if self.signal is not None:
             threading.Thread(target=self.save, daemon=True).start()
         try:
             yield
         finally:
-            self.over.set()
+            if not leaves:
+                self.over.set()
             with self.lock:
                 self.saves, self.leaves = before, True
 
