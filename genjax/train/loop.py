@@ -70,8 +70,10 @@ def train(
         OutOfMemoryError: If a device has too little; what was saved is whole.
         CheckpointError: If the last checkpoint could not be written.
     """
-    with StopRequest() if stop is None else contextlib.nullcontext(stop) as stop:
-        stop.join(jax.process_count())
+    processes = jax.process_count()
+    own = StopRequest(processes=processes) if stop is None else None
+    with own or contextlib.nullcontext(stop) as stop:
+        stop.join(processes)
         with hold(workdir) as release:
             return train_held(config, workdir, stop, release, partial)
 

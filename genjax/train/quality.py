@@ -4,6 +4,7 @@ Networks and statistics are made once and lie in the user's cache folder, found 
 hashes of all that they depend on. GENJAX_CACHE_DIR moves it.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -33,6 +34,7 @@ from genjax.metrics.kernel import kernel_distance
 from genjax.metrics.moments import Moments, merge, moments
 from genjax.metrics.neighbours import prdc
 from genjax.metrics.pairs import feature_l1, feature_l2
+from genjax.train.writers import say
 from genjax.untrusted import not_finite, read_npz
 
 NETWORKS = ("cnn", "inception")
@@ -195,11 +197,16 @@ def load_reference(
     arrays = {"features": np.concatenate(rows)}
     if "label" in batch:
         arrays["labels"] = np.concatenate(labels)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{jax.process_index()}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.savez(file, **dataclasses.asdict(whole), **arrays)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            np.savez(file, **dataclasses.asdict(whole), **arrays)
+        partial.replace(path)
+    except OSError as error:  # They are in memory, and training may go on.
+        say(f"warning: statistics of the data cannot be kept: {error}")
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return Reference(whole, arrays["features"], arrays.get("labels"), key)
 
 

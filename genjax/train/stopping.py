@@ -37,14 +37,14 @@ class StopRequest:
     SIGHUP stays ignored where it is, as under nohup.
     """
 
-    def __init__(self, owns_process: bool = False):
-        """Does nothing before it is entered."""
+    def __init__(self, owns_process: bool = False, processes: int = 1):
+        """Does nothing before it is entered; `processes` as in `join`."""
         self.owns_process = owns_process
         self.signal: signal.Signals | None = None
         self.heard = False
         self.interrupts = 0
         self.stepped = False  # Whether there is anything to lose.
-        self.together = False  # Whether the processes of a cluster stop together.
+        self.together = processes > 1  # All of them stop at one step.
         self.asked = 0  # How often JAX was asked for its notice.
         self.agreed = False  # Whether it was given.
         # What saves, while the loop is at what lasts long; None between.
@@ -61,6 +61,8 @@ class StopRequest:
         self.wakeup = signal.set_wakeup_fd(self.write, warn_on_full_buffer=False)
         threading.Thread(target=self.listen, args=(self.read,), daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGTERM and self.together:
+                continue  # JAX has taken it.
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self.previous[number] = signal.signal(number, self.note)
@@ -157,15 +159,17 @@ class StopRequest:
             return
         if self.signal is not None and leaves:
             raise StoppedError
+        if not leaves:
+            self.over.clear()
         with self.lock:
             before, self.saves, self.leaves = self.saves, saves, leaves
-            self.over.clear()
         if self.signal is not None:
             threading.Thread(target=self.save, daemon=True).start()
         try:
             yield
         finally:
-            self.over.set()
+            if not leaves:
+                self.over.set()
             with self.lock:
                 self.saves, self.leaves = before, True
 
