@@ -331,8 +331,8 @@ class Runner:
                 "were skipped; the last checkpoint is of step "
                 f"{self.checkpoints.latest_step()}. The first was step {first}, on "
                 f"{', '.join(map(origin, np.ravel(index)[:16]))} ... A lower "
-                "learning_rate, clip_norm or dtype='float32' may help (--partial goes "
-                "on with another)"
+                "learning_rate, clip_norm or dtype='float32' may help; --partial goes "
+                "on with such a change"
             )
 
     def at_intervals(
@@ -415,13 +415,15 @@ class Runner:
         """A checkpoint, written in the background.
 
         Raises:
-            TrainingDivergedError: If a weight is not finite; then nothing is written.
+            TrainingDivergedError: If a number of the state is not finite; then nothing
+                is written.
         """
         if not self.finite(state):
             raise TrainingDivergedError(
-                f"at step {step} a weight is not finite, so that was not saved: the "
-                f"last checkpoint is of step {self.checkpoints.latest_step()}. A lower "
-                "learning_rate or clip_norm may help (--partial goes on with another)"
+                f"at step {step} a weight, average, moment or the model state is not "
+                "finite, so that was not saved: the last checkpoint is of step "
+                f"{self.checkpoints.latest_step()}. A lower learning_rate or clip_norm "
+                "may help; --partial goes on with such a change"
             )
         self.checkpoints.save(
             state,
