@@ -25,6 +25,7 @@ from genjax.train.phases import (
     Phase,
     abstract_state,
     build,
+    check_alike,
     example,
     jit_train_step,
     start_state,
@@ -98,6 +99,7 @@ def train(config: ConfigDict, workdir: str | Path) -> bool:
     for phase in stages:
         check_evaluation(phase)
     given, workdir = workdir, claim(workdir, stages[0].config)
+    check_alike(stages)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     latest = checkpoints.latest_step()
     if latest is not None and latest >= stages[-1].end:
