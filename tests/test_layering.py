@@ -18,7 +18,8 @@ ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
     "networks": (PURE | {"networks"}, {"jax", "numpy", "flax"}),
     "data": (
         {"config", "data"},
-        {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "etils", "tqdm"},
+        {"numpy", "grain", "PIL", "sklearn", "etils", "tqdm"}
+        | {"array_record", "tensorflow_datasets"},
     ),
     "metrics": (
         PURE | {"networks", "metrics"},
