@@ -19,7 +19,8 @@ ALLOWED = {  # Layer: modules of ours, and libraries, that it may import.
     "networks": (PURE | {"networks"}, {"jax", "numpy", "flax"}),
     "data": (
         {"config", "data", "untrusted"},
-        {"numpy", "grain", "PIL", "sklearn", "tensorflow_datasets", "etils", "tqdm"},
+        {"numpy", "grain", "PIL", "sklearn", "etils", "tqdm"}
+        | {"array_record", "tensorflow_datasets"},
     ),
     "metrics": (
         PURE | {"networks", "metrics", "untrusted"},

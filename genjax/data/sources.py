@@ -41,6 +41,7 @@ IN_MEMORY_BYTES = 2**30  # Of decoded pixels in a split; a larger one is read as
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_TRIES = 100  # Examples that may be unreadable one after the other.
 PATIENCE = 30.0  # Seconds that storage may be away before the run ends.
+MAX_CLASSES = 10**6
 MAX_NAMED = 20  # Unreadable examples that are named; more are only counted.
 
 Example = dict[str, np.ndarray]
@@ -447,11 +448,17 @@ def _load_tfds(
     features = dict(info.features.items())
     mode, shape = _image_feature(name, features, size)
     label = features.get("label")
+    num_classes = getattr(label, "num_classes", None)
+    if (num_classes or 0) > MAX_CLASSES:  # TFDS would make a name for each.
+        raise ConfigError(
+            f"tfds:{name}: the metadata in {folder} says {num_classes} classes, "
+            f"expected {MAX_CLASSES} at most. {_how_to_get(name, root)}"
+        )
     splits = {}
     for split in ("train", "test", "validation"):
         if split in info.splits:
             _check_shards(name, root, info.splits[split])
-            records = _TfdsRecords(builder, split, mode, size, shape, label is not None)
+            records = _TfdsRecords(builder, split, mode, size, shape, label)
             first = records.first(name, root)
             if split == "train" or label is None or first["label"] >= 0:
                 splits[split] = records.examples(name, root)
@@ -463,7 +470,7 @@ def _load_tfds(
         splits["train"],
         splits.get("test", splits.get("validation")),
         shape,
-        getattr(label, "num_classes", None),
+        num_classes,
         tuple(getattr(label, "names", None) or ()) or None,
     )
 
@@ -594,11 +601,12 @@ class _TfdsRecords:
         mode: str,
         size: tuple[int, int] | None,
         shape: tuple[int, int, int],
-        labelled: bool,
+        label: Any,
     ):
         self._builder, self._split = builder, split
         self._mode, self._size, self._shape = mode, size, shape
-        self._labelled = labelled
+        self._labelled = label is not None
+        self._num_classes = getattr(label, "num_classes", None)
         self._lock = threading.Lock()
         self._opened: Any = None
 
@@ -657,7 +665,10 @@ class _TfdsRecords:
                 f"an image of shape {example['image'].shape}, expected {self._shape}"
             )
         if self._labelled:
-            example["label"] = np.int32(feature["label"].int64_list.value[0])
+            label = feature["label"].int64_list.value[0]
+            if self._num_classes is not None and label >= self._num_classes:
+                raise ValueError(f"label {label} of {self._num_classes} classes")
+            example["label"] = np.int32(label)
         return example
 
     def _read_all(self, length: int, name: str, root: str) -> dict[str, Any]:

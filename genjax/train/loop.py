@@ -22,6 +22,7 @@ from genjax.train.memory import WHAT_SAVES_MEMORY, is_exhausted
 from genjax.train.phases import (
     Phase,
     build,
+    check_alike,
     check_shapes,
     example,
     start_state,
@@ -90,6 +91,7 @@ def train_held(
     for phase in stages:
         check_shapes(phase)
     given, workdir = workdir, locate(workdir)
+    check_alike(stages)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     allow = restore.judge(checkpoints, stages, partial)
     changed(workdir, stages[0].config, allow)  # Before what may train a judge.

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.tree_util import keystr, tree_leaves_with_path
 from ml_collections import ConfigDict
@@ -170,6 +173,31 @@ def check_shapes(phase: Phase) -> None:
     if phase.method.players:
         with explained("a train step by config.model and config.optimizers"):
             phase.train_step.eval_shape(state, batch, jax.eval_shape(phase.key))
+
+
+def check_alike(stages: Sequence[Phase]) -> None:
+    """Compares what each process found of the data; all of them are to call it.
+
+    Raises:
+        ConfigError: On all processes, unless the same examples are in the same places.
+    """
+    if jax.process_count() == 1:
+        return
+    own = []
+    for phase in stages:
+        train, test = phase.dataset.train, phase.dataset.test or ()
+        names = "\n".join(map(train.origin, range(len(train))))
+        crc = zlib.crc32(names.encode(errors="surrogateescape")) >> 1  # Fits int32.
+        own.append((len(train), len(test), math.prod(phase.dataset.shape), crc))
+    everyone = multihost_utils.process_allgather(np.array(own, np.int32))
+    for phase, found in zip(stages, np.moveaxis(everyone, 1, 0), strict=True):
+        if (found != found[0]).any():
+            counts = ", ".join(f"{row[0]} and {row[1]}" for row in found[:8])
+            raise ConfigError(
+                f"the processes found different data in {phase.config.data.name}: "
+                f"{counts} examples to train on and to test. Each must see the same "
+                "files, all of which it can read"
+            )
 
 
 @dataclass(frozen=True)

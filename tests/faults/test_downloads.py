@@ -186,7 +186,7 @@ def _truncate(name: str, size: int):
 
 
 TRAIN = "usps-train.array_record-00000-of-00001"
-IMAGE = "featuresDict/features/image"
+IMAGE, LABEL = "featuresDict/features/image", "featuresDict/features/label"
 DAMAGE = {
     "a file cut off": (_truncate(TRAIN, 2_000_000), f"expected 7291 records .*{TRAIN}"),
     "an empty file": (_truncate(TRAIN, 0), f"expected 7291 records in .*{TRAIN}"),
@@ -218,6 +218,10 @@ DAMAGE = {
         lambda folder: (folder / "features.json").unlink(),
         "metadata in .*cannot be read .*features.json",
     ),
+    "names of a terabyte": (
+        _edit("features.json", f"{LABEL}/classLabel/numClasses", "99999999999"),
+        "says 99999999999 classes, expected 1000000 at most",
+    ),
     "images of a terabyte": (
         _edit(
             "features.json",
@@ -248,6 +252,12 @@ def test_features_import_no_module(usps, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"names the class 'hostile.Image', expected"):
         _open(usps)
     assert not canary.exists()
+
+
+def test_a_label_that_there_is_not_is_refused(usps):
+    _edit("features.json", f"{LABEL}/classLabel/numClasses", "9")(usps)
+    with pytest.raises(ConfigError, match=r"damaged .*label 9 of 9 classes"):
+        _ = _open(usps).train.columns
 
 
 def _flip(folder: Path) -> None:

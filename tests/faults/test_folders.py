@@ -475,3 +475,29 @@ def test_a_run_whose_files_break_goes_on_and_ends_only_if_the_folder_is_lost(
     now = f"has {count - 2} examples to train on, where it had {count} when"
     assert now in said
     assert runs.saved(workdir)[-1] == last + 5
+
+
+def test_processes_that_see_different_files_are_refused(tmp_path):
+    """As many, but of other names: they would train on other examples than they say."""
+    for name in ("here", "there"):
+        _good(tmp_path / name, 9)
+    (tmp_path / "there/008.png").rename(tmp_path / "there/009.png")
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    processes = []
+    for i, name in enumerate(("here", "there")):
+        command = runs.words(
+            tmp_path / "run", RECIPE, data__image_size="(16,24)",
+            data__name=f"folder:{tmp_path / name}",
+        )  # fmt: skip
+        flags = [f"--coordinator=localhost:{port}", "--num_processes=2"]
+        processes.append(runs.start([*command, *flags, f"--process_id={i}"]))
+    try:
+        for process in processes:
+            _, said = process.communicate(timeout=240)
+            assert process.returncode == 1
+            assert "error: the processes found different data in folder:" in said
+            assert "8 and 1, 8 and 1 examples" in said
+    finally:
+        for process in processes:
+            process.kill()
