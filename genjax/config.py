@@ -272,7 +272,7 @@ def explained(where: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         lines = (str(error).strip() or "no more is known").splitlines()
         raise ConfigError(
             f"{where} cannot work: {type(error).__name__}: {lines[0][:500]}"

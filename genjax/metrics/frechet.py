@@ -29,7 +29,8 @@ def frechet_distance(
         A float, or of JAX arrays a scalar.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not fit each other; of NumPy arrays also if one is
+            not finite, or a covariance not symmetric.
 
     Reference: Dowson & Landau, 1982; as FID in Heusel et al., arXiv:1706.08500, Eq. 6.
     """
@@ -43,6 +44,11 @@ def frechet_distance(
         root = _trace_of_root_by_jax(cov_a, cov_b)
         return _distance(*arrays, root)
     arrays = [np.asarray(x, np.float64) for x in arrays]
+    if not all(np.isfinite(x).all() for x in arrays):
+        raise ValueError("expected finite means and covariances, got NaN or infinity")
+    for cov in (arrays[1], arrays[3]):
+        if not np.allclose(cov, cov.T, atol=1e-6 * max(abs(cov).max(initial=0), 1e-30)):
+            raise ValueError("expected symmetric covariances, got another matrix")
     root = _trace_of_root_by_numpy(arrays[1], arrays[3])
     return float(_distance(*arrays, root))
 
@@ -135,8 +141,18 @@ def pixel_distance(a: np.ndarray, b: np.ndarray) -> float:
     colours, shapes and their spread, no detail: a cheap guard, not an FID.
 
     Raises:
-        ValueError: If the images differ in shape.
+        ValueError: If the images differ in shape, or are not of whole numbers from 0
+            to 255.
     """
+    for x in (a, b):
+        if (
+            x.dtype.kind not in "ui"
+            or not 0 <= x.min(initial=0) <= x.max(initial=0) < 256
+        ):
+            raise ValueError(
+                "expected images of whole numbers from 0 to 255, got "
+                f"{x.dtype} from {x.min(initial=0)} to {x.max(initial=0)}"
+            )
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(f"images differ in shape: {a.shape[1:]} and {b.shape[1:]}")
     return distance_of_samples(_shrink(a), _shrink(b))

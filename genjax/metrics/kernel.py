@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from genjax.metrics.moments import finite
+
 
 class KernelDistance(NamedTuple):
     """A mean over subsets.
@@ -33,13 +35,15 @@ def squared_mmd(a: np.ndarray, b: np.ndarray) -> float:
         b: Features [M, D], M at least 2.
 
     Raises:
-        ValueError: If there are fewer.
+        ValueError: If there are fewer, they differ in D, or some are not finite.
 
     Reference: Gretton et al., JMLR 13, 2012, Eq. 3, with `polynomial_kernel`.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"expected two examples or more, got {len(a)} and {len(b)}")
-    a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (a, b))
+    a, b = (finite(np.asarray(x, np.float64).reshape(len(x), -1)) for x in (a, b))
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"features differ in size: {a.shape[1]} and {b.shape[1]}")
 
     def within(x: np.ndarray) -> float:
         kernel = polynomial_kernel(x, x)

@@ -38,11 +38,28 @@ class Moments:
 
 
 def moments(x: np.ndarray) -> Moments:
-    """Those of features [N, ...], flattened to [N, D]; any float or integer dtype."""
-    x = np.asarray(x, np.float64).reshape(len(x), -1)
+    """Those of features [N, ...], flattened to [N, D]; any float or integer dtype.
+
+    Raises:
+        ValueError: If there are none, or some are not finite.
+    """
+    x = finite(np.asarray(x, np.float64).reshape(len(x), -1) if len(x) else x)
     mean = x.mean(axis=0)
     centred = x - mean
     return Moments(len(x), mean, centred.T @ centred)
+
+
+def finite(x: np.ndarray) -> np.ndarray:
+    """The same features; raises ValueError unless there are some, all finite."""
+    if not len(x):
+        raise ValueError("expected features of one example or more, got none")
+    bad = ~np.isfinite(np.asarray(x).reshape(len(x), -1)).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"features must be finite, but {bad.sum()} of {len(x)} examples have a NaN "
+            f"or an infinity, the first of them number {bad.argmax()}"
+        )
+    return x
 
 
 def merge(parts: Iterable[Moments]) -> Moments:

@@ -4,12 +4,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from genjax.metrics.moments import finite
+
 ROWS = 1024  # Examples whose distances are held in memory at once.
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean distances of all pairs, float64: [N, D], [M, D] -> [N, M]."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    """Euclidean distances of all pairs, float64: [N, D], [M, D] -> [N, M].
+
+    Raises:
+        ValueError: If they differ in D, or some are not finite.
+    """
+    a, b = (finite(np.asarray(x, np.float64)) for x in (a, b))
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(f"features differ in size: {a.shape[1:]} and {b.shape[1:]}")
     squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
     return np.sqrt(np.maximum(squares, 0))
 

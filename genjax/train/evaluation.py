@@ -1,6 +1,7 @@
 """What a method can say of a split, and what can be said of its samples."""
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,9 @@ def sample_measures(
     "frechet", the distance in their coordinates or in pixels to the first 10,000 test
     examples, or training examples where none are held out (`metrics.frechet`). With a
     judge also its distance, such as "fid".
+
+    Raises:
+        ConfigError: If there is one real example, which has no covariance.
     """
     density = dataset.density
     if isinstance(density, data.synthetic.GaussianMixture):
@@ -124,16 +128,52 @@ def sample_measures(
             "good_share": lambda samples: cover(samples).good_share,
         }
     source = dataset.test or dataset.train
+    if len(source) < 2:
+        raise ConfigError(
+            "samples are compared with two real examples at least, and the data have "
+            "one: give more, or set config.eval_samples=0"
+        )
 
     def frechet(samples: np.ndarray) -> float:
         real = data.gather(source, np.arange(min(len(source), 10_000)))
-        if "point" in real:
-            return distance_of_samples(samples, real["point"])
-        return pixel_distance(samples, real["image"])
+        try:
+            if "point" in real:
+                return distance_of_samples(samples, real["point"])
+            return pixel_distance(samples, real["image"])
+        except ValueError as error:
+            raise ConfigError(f"the samples cannot be measured: {error}") from None
 
     if judge is None:
         return {"frechet": frechet}
     return {"frechet": frechet, judge.network.distance: judge.distance}
+
+
+def doubts(samples: np.ndarray, dataset: data.Dataset) -> list[str]:
+    """Why what `of_samples` says of these is not to be trusted; [] if it is.
+
+    Args:
+        samples: uint8 [N, H, W, C] or points [N, D].
+        dataset: What they are compared with.
+    """
+    found, source = [], dataset.test or dataset.train
+    if samples.ndim == 4:  # The distance is one of block means.
+        height, width, channels = samples.shape[1:]
+        dims = math.prod(-(-n // -(-n // 16)) for n in (height, width)) * channels
+    else:
+        dims = samples.shape[-1]
+    for num, what in ((len(samples), "samples"), (len(source), "real examples")):
+        if num <= dims:
+            found.append(
+                f"the covariance of {num} {what} in {dims} dimensions is singular: "
+                "frechet is too large"
+            )
+    if samples.ndim == 4 and (values := len(np.unique(samples))) <= 2:
+        found.append(
+            f"the samples have {values} of 256 levels: is their range [0, 255]?"
+        )
+    if len(samples) > 1 and (samples == samples[0]).all():
+        found.append("the samples are all the same")
+    return found
 
 
 def of_samples(
@@ -314,7 +354,13 @@ class Evaluator:
                 -self.values(labelled(fn, label), examples, num)[name][0]
                 for label in classes
             ]
-            return np.logaddexp.reduce(np.float64(found))
+            scores = np.logaddexp.reduce(np.float64(found))
+            if num_bad := int((~np.isfinite(scores)).sum()):
+                raise ConfigError(
+                    f"--outliers: {name} is not finite for {num_bad} of {len(scores)} "
+                    "examples, so that they cannot be told apart by it"
+                )
+            return scores
 
         inside, outside = score(source), score(other)
         value = outlier_auroc(inside, outside)

@@ -78,7 +78,8 @@ def check_arrays(metadata: Any, folder: Path) -> Any:
         if dtype.hasobject or not hasattr(leaf, "shape"):
             raise ConfigError(f"{folder}: {name!r} must be an array of numbers")
         shape = tuple(leaf.shape)
-        chunk = tuple(getattr(leaf.storage, "chunk_shape", None) or shape)
+        storage = getattr(leaf, "storage", None)
+        chunk = tuple(getattr(storage, "chunk_shape", None) or shape)
         # A part is read as a whole, whatever of it is needed.
         size = max(math.prod(shape), math.prod(chunk)) * dtype.itemsize
         total, largest = total + size, max(largest, (size, f"{name} {shape}"))

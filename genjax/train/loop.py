@@ -183,6 +183,8 @@ def check_evaluation(phase: Phase) -> None:
             "config.eval_samples must be 0, or at least 2 with a method that samples: "
             f"got {config.eval_samples} with {config.method!r}"
         )
+    if on_samples:
+        evaluation.sample_measures(dataset)
     judge = quality.from_config(config, dataset, phase.mesh)
     best, names = config.checkpoint.best_metric, []
     if not best:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,15 @@ def from_config(
     return Quality(make_network(name, dataset, config.data.name, mesh=mesh), dataset)
 
 
+@contextlib.contextmanager
+def measuring() -> Iterator[None]:
+    """Turns what a measure refuses into a ConfigError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"the samples cannot be measured: {error}") from error
+
+
 @dataclass(frozen=True)
 class Quality:
     """Measures samples of a data set by a network's features.
@@ -261,17 +270,32 @@ class Quality:
     dataset: data.Dataset
     split: str = "train"
 
+    @property
+    def source(self) -> data.Examples:
+        """The split.
+
+        Raises:
+            ConfigError: If the data has none.
+        """
+        source = getattr(self.dataset, self.split)
+        if source is None:
+            raise ConfigError(f"the data has no {self.split} split to compare with")
+        return source
+
+    @property
+    def count(self) -> int:
+        """Real images to compare with."""
+        return len(self.source)
+
     @functools.cached_property
     def reference(self) -> Reference:
         """Of the split.
 
         Raises:
-            ConfigError: If the data has no such split.
+            ConfigError: If its features are not finite.
         """
-        source = getattr(self.dataset, self.split)
-        if source is None:
-            raise ConfigError(f"the data has no {self.split} split to compare with")
-        return load_reference(self.network, source)
+        with measuring():
+            return load_reference(self.network, self.source)
 
     def check(self, samples: np.ndarray) -> None:
         """Raises ConfigError unless the samples can be compared with the data."""
@@ -279,6 +303,12 @@ class Quality:
             features.check_images(samples)
         except ValueError as error:
             raise ConfigError(f"the samples cannot be compared: {error}") from None
+        for num, what in ((len(samples), "samples"), (self.count, "real images")):
+            if num < 2:
+                raise ConfigError(
+                    f"a distance needs two {what} at least, got {num}: one says "
+                    "nothing of a spread"
+                )
         if samples.shape[1:] != tuple(self.dataset.shape):
             raise ConfigError(
                 f"samples of shape {samples.shape[1:]} cannot be compared with images "
@@ -288,8 +318,9 @@ class Quality:
     def distance(self, samples: np.ndarray) -> float:
         """The Frechet distance alone, of uint8 [N, H, W, C]."""
         self.check(samples)
-        found = moments(self.network(samples)[0])
-        return distance_of_moments(found, self.reference.moments)
+        with measuring():
+            found = moments(self.network(samples)[0])
+            return distance_of_moments(found, self.reference.moments)
 
     def measure(
         self, samples: np.ndarray, labels: np.ndarray | None = None
@@ -300,8 +331,24 @@ class Quality:
         by five neighbours, of at most `KEPT` samples and real images. With labels, int
         [N] that the samples were drawn for, also the distance within each class, from
         the first `KEPT` real images.
+
+        Raises:
+            ConfigError: If they cannot be compared, see `check`, there is another
+                number of labels, or features are not finite.
         """
         self.check(samples)
+        if labels is not None and len(labels) != len(samples):
+            raise ConfigError(
+                f"expected a label for each of {len(samples)} samples, got "
+                f"{len(labels)}"
+            )
+        with measuring():
+            return self._measure(samples, labels)
+
+    def _measure(
+        self, samples: np.ndarray, labels: np.ndarray | None
+    ) -> dict[str, dict[str, float]]:
+        """`measure` of what is checked."""
         x, probabilities = self.network(samples)
         real, n = self.reference, len(x)
         name = self.network.distance
@@ -358,15 +405,20 @@ class Quality:
 
     def protocol(self, num: int) -> dict[str, Any]:
         """How `num` samples are compared, with warnings if that is doubtful."""
-        doubts, dims = [], len(self.reference.moments.mean)
-        if 0 < num < MIN_SAMPLES:
-            doubts.append(
-                f"{num} samples are fewer than {MIN_SAMPLES}: distances are too large"
-            )
-        if 0 < num <= dims:
-            doubts.append(
-                f"the covariance of {num} samples in {dims} dimensions is singular"
-            )
+        doubts, moments = [], self.reference.moments
+        dims, least = len(moments.mean), min(num, moments.count)
+        for count, what in ((num, "samples"), (moments.count, "real images")):
+            if num and count < MIN_SAMPLES and (what == "samples" or count <= dims):
+                doubts.append(
+                    f"{count} {what} are fewer than {MIN_SAMPLES}: distances are too "
+                    "large"
+                )
+            if num and count <= dims:
+                doubts.append(
+                    f"the covariance of {count} {what} in {dims} dimensions is singular"
+                )
+        if 0 < least <= 5:
+            doubts.append(f"precision and recall need more than 5 images, got {least}")
         return {
             "network": self.network.name,
             "network_hash": self.network.hash,

@@ -131,8 +131,10 @@ def whole(
     if reconstruct:
         found = reconstructions(model, source, reconstruct, judge, perceptual)
         measured |= found
+    warnings = judge.protocol(num_samples)["warnings"] if judge else []
     if num_samples:
         drawn, cond = model.samples(num_samples)
+        warnings = [*warnings, *evaluation.doubts(drawn, model.dataset)]
         measured |= evaluation.of_samples(drawn, model.dataset)
         if judge:
             measured |= judge.measure(drawn, cond.get("label"))
@@ -148,9 +150,19 @@ def whole(
         "lpips": lpips,
         **(of_sampling(model, num_samples) if num_samples else {}),
         **(judge.protocol(num_samples) if judge else {}),
+        "warnings": [*warnings, *not_finite(results)],
     }
     lines = [f"{name:32} {shown(entry)}" for name, entry in results.items()]
     return Report(protocol, results, lines)
+
+
+def not_finite(results: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A warning for each result that is no number."""
+    return [
+        f"{name} is {entry['value']}: it says nothing"
+        for name, entry in results.items()
+        if not math.isfinite(entry["value"])
+    ]
 
 
 def shown(entry: Mapping[str, float]) -> str:

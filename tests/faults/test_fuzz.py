@@ -159,7 +159,7 @@ def test_random_wishes_work_or_are_refused_before_any_work():
     @given(wishes())
     def check(wish):
         recipe, changes = wish
-        config, start = recipes.get(recipe), time.monotonic()
+        config, start = recipes.get(recipe), time.process_time()
         try:
             for path, value in changes.items():
                 try:
@@ -173,7 +173,7 @@ def test_random_wishes_work_or_are_refused_before_any_work():
         except ConfigError as error:
             refused.append(str(error))
             assert len(str(error)) < 5000
-        assert time.monotonic() - start < 60
+        assert time.process_time() - start < 60
 
     check()
     assert len(worked) > 5 and len(set(refused)) > 50

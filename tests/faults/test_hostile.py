@@ -16,6 +16,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -25,7 +26,7 @@ from safetensors.numpy import save_file
 from genjax import data, untrusted
 from genjax.config import ConfigError
 from genjax.metrics import features, inception, lpips
-from genjax.train import checkpoints, loop, quality, tables, workdir
+from genjax.train import checkpoints, inspection, loop, quality, tables, workdir
 
 ARRAY = "params.decoder.mlp.dense_0.bias"
 
@@ -81,12 +82,12 @@ def step(run):
 
 
 def refused(words: str | None, fn, *args, error=ConfigError) -> None:
-    """fn(*args) raises it within a second, and with less than 200 MiB."""
+    """fn(*args) raises it within a second of work, and with less than 200 MiB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    start = time.process_time()  # Not the clock: other tests may keep the cores.
     with pytest.raises(error, match=words):
         fn(*args)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10
 
 
@@ -160,9 +161,10 @@ def test_names_that_are_paths_are_refused(run, step):
     """Beside an OCDBT, Orbax would join them to the folder."""
     text = (step / "weights" / "_METADATA").read_text()
     (step / "weights" / "_METADATA").write_text(text.replace("decoder", "../../evil"))
-    refused(
-        "must be a name, and is a path|cannot be read", checkpoints.load_weights, run
-    )
+    refused("cannot be read", checkpoints.load_weights, run)  # No such array.
+    leaf = jax.ShapeDtypeStruct((2,), np.float32)
+    with pytest.raises(ConfigError, match="must be a name, and is a path"):
+        inspection.check_arrays({"params": {"../../evil": leaf}}, step / "weights")
     (step / "weights" / "_METADATA").write_text(text)
     (step / "weights" / "manifest.ocdbt").unlink()
     refused("manifest|cannot be read", checkpoints.load_weights, run)
@@ -213,6 +215,8 @@ def test_code_beside_a_checkpoint_does_not_run(run, step, canary, recipe):
     (step / "config" / "metadata").write_bytes(pickled)
     (run / "config.json").write_bytes(pickled)
     refused("cannot be read", checkpoints.load_weights, run)
+    refused("cannot be read", workdir.claim, run, recipe)
+    (run / "config.json").write_text("[]")
     refused("cannot be read", workdir.claim, run, recipe)
     assert not path.exists()
 
@@ -415,7 +419,8 @@ def test_hostile_statistics_are_made_again(tmp_path, canary):
     ):
         with zipfile.ZipFile(kept, "w") as archive:
             archive.writestr("mean.npy", npy(header))
-        refused("no .npz of arrays", untrusted.read_npz, kept, error=ValueError)
+        words = "declares" if "1000000000000" in header or "|O" in header else ".npz"
+        refused(words, untrusted.read_npz, kept, error=ValueError)
         assert quality._cached(kept, "key") is None
     for text in (pickled, npy("{}"), b"PK\x03\x04", b""):
         kept.write_bytes(text)
