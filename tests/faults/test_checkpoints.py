@@ -274,6 +274,30 @@ def test_a_leftover_of_the_same_step_does_not_stop_a_save(config, trained, tmp_p
     assert sorted(os.listdir(folder))[-2:] == ["5", "6"]
 
 
+def test_an_interrupted_deletion_leaves_no_half_under_a_steps_name(
+    config, tmp_path, monkeypatch
+):
+    """As if the process were killed when every other file is gone."""
+    keeper, state = Checkpoints(tmp_path, config.checkpoint), tiny_state(100)
+    for step in (1, 2):
+        save_as(keeper, state, step)
+    keeper.finish()
+
+    def half(path, *args, **options):
+        for file in sorted(x for x in Path(path).rglob("*") if x.is_file())[::2]:
+            file.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        save_as(keeper, state, 3)
+        keeper.finish()
+    assert os.listdir(tmp_path / "checkpoints" / "deleting") == ["1"]
+    assert runs.saved(tmp_path) == checkpoints.committed(keeper.folder) == [2, 3]
+    save_as(keeper, state, 4)
+    keeper.close()
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["3", "4"]
+
+
 def save_as(keeper: Checkpoints, state: TrainState, step: int) -> None:
     """Saves a state under a step's name."""
     state = state.replace(step=jnp.int32(step))
