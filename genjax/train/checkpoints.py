@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -420,7 +419,7 @@ def read_arrays(
     for name, tree in trees.items():
         try:
             restored[name] = ocp.StandardCheckpointHandler().restore(
-                epath.Path(folder / name), args=ocp.args.StandardRestore(tree)
+                folder / name, args=ocp.args.StandardRestore(tree)
             )
         except Exception as error:  # Whatever wrong bytes lead Orbax to.
             problem = error
@@ -487,7 +486,7 @@ def shapes(folder: Path, mesh: Mesh | None = None) -> Any:
     place = replicated(mesh or Mesh(np.array(jax.devices()[:1]), ("data",)))
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree,
+        ocp.StandardCheckpointHandler().metadata(folder).tree,
     )
 
 
