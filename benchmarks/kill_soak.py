@@ -190,7 +190,7 @@ def start(
         aim = f"write:{draw.randint(1, 4)}:{draw.uniform(0, 0.05):.4f}"
     elif moment in ("rename", "delete"):
         # Which rename, or how many files are gone.
-        aim = f"{moment}:{draw.randint(1, 4 if moment == 'rename' else 12)}:0"
+        aim = f"{moment}:{draw.randint(1, 4 if moment == 'rename' else 30)}:0"
     else:
         aim = None
     lines = len(logged(workdir))

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -451,7 +450,7 @@ def read_arrays(
     for name, tree in trees.items():
         try:
             restored[name] = ocp.StandardCheckpointHandler().restore(
-                epath.Path(folder / name), args=ocp.args.StandardRestore(tree)
+                folder / name, args=ocp.args.StandardRestore(tree)
             )
         except Exception as error:  # Whatever wrong bytes lead Orbax to.
             problem = error
@@ -507,9 +506,7 @@ def metadata(folder: Path, names: Sequence[str] = ARRAYS) -> dict[str, Any]:
     found, problem = {}, None
     try:
         for name in names:
-            described = ocp.StandardCheckpointHandler().metadata(
-                epath.Path(folder / name)
-            )
+            described = ocp.StandardCheckpointHandler().metadata(folder / name)
             tree = inspection.check_arrays(described.tree, folder / name)
             kinds = {k: sums.kind(leaf) for k, leaf in sums.named_leaves(tree).items()}
             if name in saved and kinds != {k: v[:2] for k, v in saved[name].items()}:
