@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import runs
 
 from genjax.train import checkpoints, cluster
@@ -24,7 +25,21 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def pair(workdir: Path, *fields: dict) -> list[subprocess.Popen]:
+@pytest.fixture
+def pair():
+    """Starts two processes; at the end none is left."""
+    started = []
+
+    def start(workdir: Path, *fields: dict) -> list[subprocess.Popen]:
+        started.extend(start_pair(workdir, *fields))
+        return started[-2:]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def start_pair(workdir: Path, *fields: dict) -> list[subprocess.Popen]:
     """Two processes, each with fields of its own if there are any."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -65,7 +80,7 @@ def check_whole(workdir: Path) -> int:
     return runs.saved(workdir)[-1]
 
 
-def test_a_lost_process_takes_the_other_down_and_the_run_goes_on(tmp_path):
+def test_a_lost_process_takes_the_other_down_and_the_run_goes_on(tmp_path, pair):
     """Killed, stopped and stopped by hand, one pair after the other."""
     workdir = tmp_path / "run"
     first, second = processes = pair(workdir)
@@ -99,7 +114,7 @@ def test_a_lost_process_takes_the_other_down_and_the_run_goes_on(tmp_path):
     assert last < check_whole(workdir) <= last + 3
 
 
-def test_an_error_of_one_process_ends_the_other(tmp_path):
+def test_an_error_of_one_process_ends_the_other(tmp_path, pair):
     """The second cannot read its data, the first would wait for it in a collective."""
     bad = {"data__name": "folder:/nowhere"}
     first, second = pair(tmp_path / "run", {}, bad)

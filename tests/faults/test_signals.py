@@ -19,7 +19,11 @@ def start_at(moment: str, folder: Path, words: list[str]):
     mark = folder / f"at_{moment}"
     command = [sys.executable, str(MOMENTS), moment, str(mark), *words]
     process = runs.start(command, env={**os.environ, "PYTHONPATH": str(runs.ROOT)})
-    runs.wait_for(mark.exists, process)
+    try:
+        runs.wait_for(mark.exists, process)
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 
