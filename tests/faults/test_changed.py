@@ -11,7 +11,7 @@ import pytest
 import recipes
 from runs import arrays, finish, logged, words
 
-from genjax.config import ConfigDict, ConfigError
+from genjax.config import ConfigDict, ConfigError, from_plain, plain
 from genjax.train import checkpoints, loop, phases, restore, tables
 
 FEATURES = "model.network.features"
@@ -236,6 +236,19 @@ def test_soft_changes_are_told_stored_and_kept(run, capsys):
     assert first["time"] < second["time"]
     assert [checkpoints.load_weights(run, s).config.num_steps for s in (3, 4)] == [3, 4]
     assert json.loads((run / "config.json").read_text())["num_steps"] == 4
+
+
+@pytest.mark.parametrize("name", ["hopfield_digits", "ac_gan_digits", "glow_moons"])
+def test_weights_fit_the_config_beside_them_whatever_the_batch_decides(name):
+    """Patterns are the first batch; a critic pairs its rows; points have no pixels."""
+    (phase,) = phases.build(recipes.get(name))
+    state = phases.abstract_state(phase)
+    fields = ("params", "ema_params", "model_state")
+    weights = {field: getattr(state, field) for field in fields}
+    restore.check_weights(0, from_plain(plain(phase.config)), weights)
+    weights["model_state"] = {**state.model_state, "more": state.step}
+    with pytest.raises(ConfigError, match=r"model_state/more: int32\[\] in the"):
+        restore.check_weights(0, phase.config, weights)
 
 
 def edit(run: Path, **fields: object) -> None:
