@@ -132,13 +132,19 @@ OTHERS = {
 }
 
 
+COUNTERS = {
+    name: jnp.int32(value)
+    for name, value in {"step": 3, "bad_steps": 1, "skipped": 5}.items()
+}
+
+
 def save_changed(run: Path, change) -> None:
     """Puts a checkpoint of step 3 there, as another version would have written it."""
     config = make()
     (phase,) = phases.build(config)
     kept = checkpoints.Checkpoints(run, phase.config.checkpoint)
     state = kept.restore(2, phases.abstract_state(phase))
-    state = change(state.replace(step=jnp.int32(3)))
+    state = change(state.replace(**COUNTERS))
     position = kept.position(2)
     kept.save(
         state, 3, config=phase.config, phase=position["phase"], data=position["data"]
@@ -167,7 +173,7 @@ def test_what_fits_is_taken_to_the_bit_and_the_rest_is_fresh(change, run, capsys
     state = restore.resume(kept, 3, phase, partial=True)
     kept.close()
     fresh = phases.start_state(phase, None)
-    expected = whole.replace(step=jnp.int32(3))
+    expected = whole.replace(**COUNTERS)
     if change is rename_layer:
         params = {**whole.params, "decoder": fresh.params["decoder"]}
         expected = expected.replace(params=params)
