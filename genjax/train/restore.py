@@ -233,11 +233,12 @@ def check_weights(step: int, config: ConfigDict, weights: Mapping[str, Any]) -> 
         ConfigError: If an array is missing, left over or of another shape or dtype,
             with the first ten.
     """
-    method, shape = methods.load(config), (1, *config.data.shape)
+    size = config.data.batch_size // config.accumulate  # As when they were drawn.
+    method, shape = methods.load(config), (size, *config.data.shape)
     entry, dtype = ("image", "uint8") if len(shape) == 4 else ("point", "float32")
     batch = {entry: jax.ShapeDtypeStruct(shape, dtype)}
     if config.data.num_classes is not None:
-        batch["label"] = jax.ShapeDtypeStruct((1,), "int32")
+        batch["label"] = jax.ShapeDtypeStruct((size,), "int32")
     params, model_state = jax.eval_shape(method.init, jax.random.key(0), batch)
     averages = {name: params[name] for name in config.ema.networks if name in params}
     wanted = {"params": params, "ema_params": averages, "model_state": model_state}

@@ -11,7 +11,7 @@ import pytest
 import recipes
 from runs import arrays, finish, logged, words
 
-from genjax.config import ConfigDict, ConfigError
+from genjax.config import ConfigDict, ConfigError, from_plain, plain
 from genjax.train import checkpoints, loop, phases, restore, tables
 
 FEATURES = "model.network.features"
@@ -132,13 +132,19 @@ OTHERS = {
 }
 
 
+COUNTERS = {
+    name: jnp.int32(value)
+    for name, value in {"step": 3, "bad_steps": 1, "skipped": 5}.items()
+}
+
+
 def save_changed(run: Path, change) -> None:
     """Puts a checkpoint of step 3 there, as another version would have written it."""
     config = make()
     (phase,) = phases.build(config)
     kept = checkpoints.Checkpoints(run, phase.config.checkpoint)
     state = kept.restore(2, phases.abstract_state(phase))
-    state = change(state.replace(step=jnp.int32(3)))
+    state = change(state.replace(**COUNTERS))
     position = kept.position(2)
     kept.save(
         state, 3, config=phase.config, phase=position["phase"], data=position["data"]
@@ -167,7 +173,7 @@ def test_what_fits_is_taken_to_the_bit_and_the_rest_is_fresh(change, run, capsys
     state = restore.resume(kept, 3, phase, partial=True)
     kept.close()
     fresh = phases.start_state(phase, None)
-    expected = whole.replace(step=jnp.int32(3))
+    expected = whole.replace(**COUNTERS)
     if change is rename_layer:
         params = {**whole.params, "decoder": fresh.params["decoder"]}
         expected = expected.replace(params=params)
@@ -236,6 +242,19 @@ def test_soft_changes_are_told_stored_and_kept(run, capsys):
     assert first["time"] < second["time"]
     assert [checkpoints.load_weights(run, s).config.num_steps for s in (3, 4)] == [3, 4]
     assert json.loads((run / "config.json").read_text())["num_steps"] == 4
+
+
+@pytest.mark.parametrize("name", ["hopfield_digits", "ac_gan_digits", "glow_moons"])
+def test_weights_fit_the_config_beside_them_whatever_the_batch_decides(name):
+    """Patterns are the first batch; a critic pairs its rows; points have no pixels."""
+    (phase,) = phases.build(recipes.get(name))
+    state = phases.abstract_state(phase)
+    fields = ("params", "ema_params", "model_state")
+    weights = {field: getattr(state, field) for field in fields}
+    restore.check_weights(0, from_plain(plain(phase.config)), weights)
+    weights["model_state"] = {**state.model_state, "more": state.step}
+    with pytest.raises(ConfigError, match=r"model_state/more: int32\[\] in the"):
+        restore.check_weights(0, phase.config, weights)
 
 
 def edit(run: Path, **fields: object) -> None:

@@ -54,7 +54,7 @@ def change_loss(monkeypatch, where: str, number: float) -> None:
             if where == "gradient":
                 value = spoilt(value, wrong)
             elif where == "loss":
-                value = value * wrong
+                value = value + (wrong - 1)  # The gradient is as before.
             return value, (changed, metrics)
 
         return replace(method, players=(Player(player.name, player.networks, loss),))
