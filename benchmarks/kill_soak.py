@@ -268,7 +268,7 @@ def contents(workdir: Path, step: int | None = None) -> dict[str, bytes]:
     step = max(committed(workdir)) if step is None else step
     folder = workdir / "checkpoints" / str(step)
     plains = checkpoints.read_plains(folder)
-    shapes = {name: checkpoints.shapes(folder / name) for name in checkpoints.ARRAYS}
+    shapes = checkpoints.metadata(folder)
     arrays = sums.named_leaves(checkpoints.read_arrays(folder, shapes, plains))
     position = json.dumps([step, plains["position"]], sort_keys=True).encode()
     return {"": position, **{k: np.asarray(x).tobytes() for k, x in arrays.items()}}

@@ -314,9 +314,9 @@ class Checkpoints:
             DamagedCheckpointError: If it or another part beside the arrays is damaged.
             ConfigError: If it is no such thing.
         """
-        return inspection.restore_position(
-            read_plains(self.folder / str(step))["position"]
-        )
+        found = read_plains(self.folder / str(step))["position"]
+        with reading(f"the position in step {step} of {self.folder}"):
+            return inspection.restore_position(found)
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state of `step`, on the shardings that `abstract` names.
@@ -488,12 +488,15 @@ def split_state(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def metadata(folder: Path, names: Sequence[str] = ARRAYS) -> dict[str, Any]:
+def metadata(
+    folder: Path, names: Sequence[str] = ARRAYS, mesh: Mesh | None = None
+) -> dict[str, Any]:
     """Shapes and dtypes of a checkpoint's items, as Orbax describes them there.
 
     Args:
         folder: The checkpoint.
         names: The items.
+        mesh: Where the arrays would live, replicated; None is the first device.
 
     Returns:
         {item: tree of `jax.ShapeDtypeStruct`}; no array is read.
@@ -506,6 +509,7 @@ def metadata(folder: Path, names: Sequence[str] = ARRAYS) -> dict[str, Any]:
     found, problem = {}, None
     try:
         for name in names:
+            inspection.check_manifest(folder / name)
             described = ocp.StandardCheckpointHandler().metadata(folder / name)
             tree = inspection.check_arrays(described.tree, folder / name)
             kinds = {k: sums.kind(leaf) for k, leaf in sums.named_leaves(tree).items()}
@@ -515,7 +519,10 @@ def metadata(folder: Path, names: Sequence[str] = ARRAYS) -> dict[str, Any]:
     except Exception as error:  # Whatever wrong bytes lead Orbax to.
         problem = error
     agree(folder, problem)
-    return found
+    place = replicated(mesh or Mesh(np.array(jax.devices()[:1]), ("data",)))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), found
+    )
 
 
 def load_weights(
@@ -580,14 +587,10 @@ def read_weights(
     """
     plains, step = read_plains(folder), int(folder.name)
     config = inspection.restore_config(plains["config"], folder)
-    saved = metadata(folder, ["weights"])
+    saved = metadata(folder, ["weights"], mesh)
     if check is not None:
         check(step, config, saved["weights"])
-    place = replicated(mesh or Mesh(np.array(jax.devices()[:1]), ("data",)))
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved
-    )
-    weights = read_arrays(folder, abstract, plains)["weights"]
+    weights = read_arrays(folder, saved, plains)["weights"]
     inspection.check_finite(weights, folder)
     return Weights(step=step, config=config, **weights)
 

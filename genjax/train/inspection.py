@@ -51,6 +51,12 @@ def check_files(folder: Path) -> None:
             )
 
 
+def check_manifest(folder: Path) -> None:
+    """Raises ConfigError unless an item has one: Orbax would take names for paths."""
+    if not (folder / "manifest.ocdbt").is_file():
+        raise ConfigError(f"{folder} must have a manifest.ocdbt, as train.py saves it")
+
+
 def check_arrays(metadata: Any, folder: Path) -> Any:
     """Holds the arrays that an item declares to what its files can hold.
 
@@ -65,9 +71,6 @@ def check_arrays(metadata: Any, folder: Path) -> Any:
         ConfigError: For anything but arrays of numbers, names that are paths, or more
             bytes than 1 GiB and 100 times those of the files.
     """
-    if not (folder / "manifest.ocdbt").is_file():
-        # Without it Orbax takes names of arrays for paths.
-        raise ConfigError(f"{folder} must have a manifest.ocdbt, as train.py saves it")
     total, largest = 0, (0, "")
     for path, leaf in tree_leaves_with_path(metadata):
         name = keystr(path)
