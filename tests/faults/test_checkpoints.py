@@ -19,7 +19,7 @@ import recipes
 import runs
 
 from genjax.config import ConfigDict
-from genjax.train import checkpoints, loop, phases, sums
+from genjax.train import checkpoints, loop, phases, restore, sums
 from genjax.train.checkpoints import Checkpoints, DamagedCheckpointError
 from genjax.train.state import TrainState
 
@@ -68,8 +68,8 @@ def largest(folder: Path) -> Path:
 
 def resume(config: ConfigDict, workdir: Path) -> tuple[int, dict, TrainState] | None:
     (phase,) = phases.build(config)
-    abstract = phases.abstract_state(phase)
-    return Checkpoints(workdir, config.checkpoint).resume(lambda index: abstract)
+    kept = Checkpoints(workdir, config.checkpoint)
+    return kept.resume(lambda step, index: restore.resume(kept, step, phase))
 
 
 def files(folder: Path) -> dict[str, bytes]:
