@@ -11,7 +11,9 @@ import difflib
 import functools
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -266,7 +268,8 @@ def explained(where: str) -> Iterator[None]:
         where: The place in the config, such as "config.model".
 
     Raises:
-        ConfigError: For any other error, with what it says; the error is its cause.
+        ConfigError: For any other error, with what it says and the innermost line of
+            ours that led to it; the error is its cause.
     """
     try:
         yield
@@ -276,7 +279,19 @@ def explained(where: str) -> Iterator[None]:
         lines = (str(error).strip() or "no more is known").splitlines()
         raise ConfigError(
             f"{where} cannot work: {type(error).__name__}: {lines[0][:500]}"
+            + origin(error)
         ) from error
+
+
+def origin(error: BaseException) -> str:
+    """ " (networks/mlp.py, line 33)": the innermost line of this package, if any."""
+    root = Path(__file__).parent
+    lines = [
+        f" ({path.relative_to(root).as_posix()}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if (path := Path(frame.filename)).is_relative_to(root) and path.parent != root
+    ]
+    return lines[-1] if lines else ""
 
 
 def get(config: ConfigDict, path: str) -> Any:

@@ -408,8 +408,13 @@ class Runner:
                 metrics[f"test/{name}"] = evaluation.summary(*entry)["value"]
         if config.eval_samples:
             samples = self.samples(state, config.eval_samples)
-            found = evaluation.of_samples(samples, self.phase.dataset, self.judge)
-            metrics |= {name: entry["value"] for name, entry in found.items()}
+            try:
+                found = evaluation.of_samples(samples, self.phase.dataset, self.judge)
+                metrics |= {name: entry["value"] for name, entry in found.items()}
+            except ConfigError as error:  # Broken samples end no training.
+                say(f"warning: at step {step} {error}")
+                names = evaluation.sample_measures(self.phase.dataset, self.judge)
+                metrics |= {f"samples/{name}": np.nan for name in names}
         self.writer.scalars(step, metrics)
         return metrics
 

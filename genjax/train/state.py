@@ -10,7 +10,7 @@ from flax.training import train_state
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_unflatten
 
-from genjax.config import ConfigError
+from genjax.config import ConfigError, shown
 from genjax.types import Batch, Method, ModelState, Params
 
 
@@ -74,14 +74,14 @@ def check_names(method: Method, config: Any) -> None:
     if sorted(config.optimizers) != players:
         raise ConfigError(
             f"config.optimizers must name each player of {config.method!r}: "
-            f"expected {players}, got {sorted(config.optimizers)}"
+            f"expected {players}, got {shown(sorted(config.optimizers))}"
         )
     owned = [name for player in method.players for name in player.networks]
     if len(owned) != len(set(owned)):
         raise ConfigError(f"a network of {config.method!r} has two owners: {owned}")
     if unknown := sorted(set(config.ema.networks) - set(owned)):
         raise ConfigError(
-            f"config.ema.networks names {unknown}, but the trained networks of "
+            f"config.ema.networks names {shown(unknown)}, but the trained networks of "
             f"{config.method!r} are {sorted(owned)}"
         )
 

@@ -249,7 +249,7 @@ def test_features_import_no_module(usps, tmp_path, monkeypatch):
     (tmp_path / "hostile.py").write_text(f"open({str(canary)!r}, 'w')")
     monkeypatch.syspath_prepend(str(tmp_path))
     _edit("features.json", f"{IMAGE}/pythonClassName", "hostile.Image")(usps)
-    with pytest.raises(ConfigError, match=r"names the class 'hostile.Image', expected"):
+    with pytest.raises(ConfigError, match=r"names the class 'hostile.Image', whose"):
         _open(usps)
     assert not canary.exists()
 

@@ -59,7 +59,7 @@ def test_every_number_has_a_range(path, tmp_path):
 BROKEN = [
     # What the method checks itself, and what breaks only where it is traced.
     ("vae_digits", {"model__latent_features": -1}, "latent_features must be"),
-    ("vae_digits", {"model__network__features": (-16,)}, "config.model"),
+    ("vae_digits", {"model__network__features": (-16,)}, "networks/mlp.py, line"),
     ("vae_digits", {"model__network__features": "abc"}, "config.model"),
     ("vae_digits", {"model__network__features": (2.5,)}, "config.model"),
     ("vae_digits", {"model__network": 5}, "config.model"),

@@ -196,7 +196,7 @@ def test_a_step_compiles_for_a_slice_and_says_what_it_takes():
     assert said["batch"] == "16, 1 a chip"
     assert said["collectives"].startswith("all-reduce")
     assert "197 TFLOP/s" in said["assumed"]
-    large = "--config.model.network.features=(30000000,)"
+    large = "--config.model.network.features=(16000000,)"
     done = run(*words, "--compile_for=v5e:2x4", large)
     assert done.returncode == 1
     assert "does not fit" in done.stderr and "config.mesh.fsdp" in done.stderr
