@@ -132,6 +132,7 @@ def soak(
             or if two uninterrupted runs differ.
     """
     tally, moments = Tally(recipe), itertools.cycle(MOMENTS)
+    aim = next(moments)  # Again where the run ended before.
     for name in ("straight", "again") if twice else ("straight",):
         began = time.monotonic()
         run(words(recipe, folder / name))
@@ -145,7 +146,7 @@ def soak(
         trained = newest = 0  # The last step logged, and the last one committed.
         ended = False
         while not ended:
-            moment = next(moments) if kills else None
+            moment = aim if kills else None
             before = len(logged(workdir))
             ended, said = start(recipe, workdir, moment, draw, whole)
             lines, told = logged(workdir), SAYING.search(said)
@@ -163,6 +164,7 @@ def soak(
             if not ended:
                 kills -= 1
                 tally.kills[moment] += 1
+                aim = next(moments)
             show(f"{recipe} {moment}: resumed {resumed}, at {trained}, has {newest}")
         tally.different += differences(expected, contents(workdir))
         shutil.rmtree(workdir)
