@@ -53,7 +53,7 @@ def test_the_trainers_wait_for_batches_is_found(monkeypatch):
     assert row["steps"] == 12 - 3  # A quarter warms up.
     assert 0.5 < row["share"] <= 1
     assert row["share"] == pytest.approx(row["ms_waited"] / row["ms_per_step"])
-    assert row["ms_per_step"] > 45
+    assert row["ms_per_step"] > 25  # Some were ready before the first was timed.
 
 
 def test_waits_are_those_between_two_requests():

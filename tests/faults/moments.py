@@ -4,6 +4,7 @@ python moments.py MOMENT FILE train.py ...
 """
 
 import runpy
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -101,6 +102,9 @@ MOMENTS = {
 }
 
 if __name__ == "__main__":
+    # As in a terminal; under nohup, or a shell's &, they are ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     moment, file, *words = sys.argv[1:]
     MOMENTS[moment](Path(file))
     sys.argv = words
