@@ -282,9 +282,7 @@ def flatten(image: "Image.Image") -> "Image.Image":
         if image.mode == "I" and image.format not in ("PNG", "PPM"):
             raise ValueError("32-bit integer pixels have no known range")
         levels = np.asarray(image).astype(np.uint32)
-        levels += (
-            128  # To round: half of 257 is no integer, so that nothing is halfway.
-        )
+        levels += 128  # To round: 257 is odd, so that no level is halfway.
         levels //= 257
         return Image.fromarray(levels.astype(np.uint8))
     if image.mode == "F":
