@@ -12,13 +12,16 @@ from moments import STEP
 
 MOMENTS = Path(__file__).parent / "moments.py"
 WITHIN = 10  # Seconds that the issue allows, from the signal to the saved end.
+# JAX says it of what another test's process was killed in, or is at, writing.
+UNSAID = "ignore:Error reading persistent compilation cache:UserWarning"
 
 
 def start_at(moment: str, folder: Path, words: list[str]):
     """Starts it, and waits until it is there."""
     mark = folder / f"at_{moment}"
     command = [sys.executable, str(MOMENTS), moment, str(mark), *words]
-    process = runs.start(command, env={**os.environ, "PYTHONPATH": str(runs.ROOT)})
+    env = {**os.environ, "PYTHONPATH": str(runs.ROOT), "PYTHONWARNINGS": UNSAID}
+    process = runs.start(command, env=env)
     try:
         runs.wait_for(mark.exists, process)
     except BaseException:
