@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from genjax.networks.layers import GroupNorm, zeros
+from genjax.networks.layers import Dense, GroupNorm, zeros
 
 Dtype = Any
 
@@ -33,8 +33,12 @@ def attention(query: Array, key: Array, value: Array, *, fused: bool = False) ->
     # Heads first: plain matrix products run faster than einsums over [B, L, N, D].
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     logits = (query / query.shape[-1] ** 0.5) @ key.swapaxes(-1, -2)
-    weights = jax.nn.softmax(logits.astype(jnp.float32)).astype(value.dtype)
-    return (weights @ value).swapaxes(1, 2)
+    logits = logits.astype(jnp.float32)
+    # Divided by their sum only after the product, which has D columns and not M.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    total = weights.sum(-1, keepdims=True)
+    mean = (weights.astype(value.dtype) @ value) / total
+    return mean.astype(value.dtype).swapaxes(1, 2)
 
 
 def suits_cudnn(query: Array, value: Array) -> bool:
@@ -92,11 +96,10 @@ class AttentionBlock(nn.Module):
         heads = split_heads(c, self.num_heads, self.head_features)
         h = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(b, height * width, c)
         # One matrix for all three; its columns are [query | key | value].
-        qkv = nn.Dense(3 * c, dtype=self.dtype, name="qkv")(h)
-        qkv = qkv.reshape(b, height * width, 3, heads, c // heads)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        h = attention(q, k, v, fused=self.fused).reshape(b, -1, c)
-        h = nn.Dense(c, kernel_init=zeros, dtype=self.dtype, name="out")(h)
+        qkv = Dense(3 * c, dtype=self.dtype, name="qkv")(h)
+        split = [x.reshape(b, -1, heads, c // heads) for x in jnp.split(qkv, 3, -1)]
+        h = attention(*split, fused=self.fused).reshape(b, -1, c)
+        h = Dense(c, kernel_init=zeros, dtype=self.dtype, name="out")(h)
         return x + h.reshape(x.shape)
 
 
@@ -126,7 +129,7 @@ class AttentionPool(nn.Module):
         position = self.param("position", init, tokens.shape[1:])
         tokens = tokens + position.astype(tokens.dtype)
         query = nn.Dense(c, dtype=self.dtype, name="query")(tokens[:, :1])
-        kv = nn.Dense(2 * c, dtype=self.dtype, name="key_value")(tokens)
+        kv = Dense(2 * c, dtype=self.dtype, name="key_value")(tokens)
         kv = kv.reshape(b, -1, 2, heads, c // heads)
         query = query.reshape(b, 1, heads, c // heads)
         pooled = attention(query, kv[:, :, 0], kv[:, :, 1]).reshape(b, c)

@@ -170,6 +170,17 @@ class Conv(nn.Module):
         return convolution.direct_conv(self.strides, tuple(pads))(x, kernel)
 
 
+def _dot_general(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
+    if x.ndim == 1:  # Under vmap its only axis would be taken for one of examples.
+        return jax.lax.dot_general(x, kernel, dimensions, **options)
+    return convolution.pointwise(x, kernel)
+
+
+# For [B, L, C]: over both axes, as `nn.Dense` leaves it, the kernel's gradient would
+# need a transposed copy of the output's on CPUs.
+Dense = functools.partial(nn.Dense, dot_general=_dot_general)
+
+
 class ConvTranspose(nn.Module):
     """Transposed (fractionally strided) convolution: the transpose of a strided `Conv`.
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from genjax.networks import rematerialisation, stack
+from genjax.networks.layers import Dense
 
 PATTERNS = ("full", "local", "strided", "fixed")
 
@@ -185,11 +186,11 @@ class Block(nn.Module):
         )
         hidden = self.mlp_features or 4 * self.features
         self.norm_attention = nn.LayerNorm(dtype=self.dtype)
-        self.qkv = nn.Dense(sum(self.sizes), dtype=self.dtype)
-        self.out = nn.Dense(self.features, kernel_init=small, dtype=self.dtype)
+        self.qkv = Dense(sum(self.sizes), dtype=self.dtype)
+        self.out = Dense(self.features, kernel_init=small, dtype=self.dtype)
         self.norm_mlp = nn.LayerNorm(dtype=self.dtype)
-        self.mlp_in = nn.Dense(hidden, dtype=self.dtype)
-        self.mlp_out = nn.Dense(self.features, kernel_init=small, dtype=self.dtype)
+        self.mlp_in = Dense(hidden, dtype=self.dtype)
+        self.mlp_out = Dense(self.features, kernel_init=small, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
     def heads(self, x: Array) -> list[Array]:
@@ -282,14 +283,14 @@ class Transformer(nn.Module):
         if self.num_levels:
             self.value = nn.Embed(self.num_levels, self.features, embedding_init=small)
         else:
-            self.value = nn.Dense(self.features, dtype=self.dtype)
+            self.value = Dense(self.features, dtype=self.dtype)
         example = jnp.zeros((1, self.pattern.stride, self.features))
         init = stack.initializer(self.block, self.num_blocks, example, train=False)
         self.blocks = self.param("blocks", init)
         self.norm = nn.LayerNorm(dtype=self.dtype)
         # All levels alike at the start.
         zeros = nn.initializers.zeros
-        self.out = nn.Dense(self.num_outputs, kernel_init=zeros, dtype=self.dtype)
+        self.out = Dense(self.num_outputs, kernel_init=zeros, dtype=self.dtype)
 
     @property
     def length(self) -> int:
