@@ -258,6 +258,23 @@ def _forward(x: Array, kernel: Array, pads, **dilation) -> Array:
     )
 
 
+def _forward_to_few(x: Array, kernel: Array, pads) -> Array:
+    """The convolution for a kernel of few outputs, which XLA's CPU code is slow at.
+
+    A product of matrices gives each pixel's multiples of all taps; each tap's are then
+    moved to where they belong, and added up.
+    """
+    height, width, channels, features = kernel.shape
+    taps = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    y = (_flat(x) @ taps).reshape(*x.shape[:3], height, width, features)
+    around = [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), *[(0, 0, 0)] * 3]
+    y = lax.pad(y, jnp.zeros((), y.dtype), around)
+    rows, columns = y.shape[1] - height + 1, y.shape[2] - width + 1
+    return sum(
+        y[:, i : i + rows, j : j + columns, i, j] for i, j in np.ndindex(height, width)
+    )
+
+
 def _image_by_tiles(y: Array, kernel: Array, shape, strides, pads) -> Array:
     """The transpose of a convolution with respect to its image, for a small y.
 
@@ -313,6 +330,14 @@ def direct_conv(strides: tuple[int, int], pads: tuple[tuple[int, int], ...]):
     def plain(x: Array, kernel: Array) -> Array:
         return _forward(x, kernel, pads, window_strides=strides)
 
+    def is_few(outputs: int, inputs: int) -> bool:
+        return strides == (1, 1) and 8 * outputs <= inputs
+
+    def forward(x: Array, kernel: Array) -> Array:
+        if is_few(kernel.shape[3], kernel.shape[2]):
+            return _forward_to_few(x, kernel, pads)
+        return plain(x, kernel)
+
     def reach(y: Array) -> list[int]:
         """Sizes of y with strides - 1 zeros between its pixels."""
         return [(n - 1) * s + 1 for n, s in zip(y.shape[1:3], strides, strict=True)]
@@ -323,17 +348,19 @@ def direct_conv(strides: tuple[int, int], pads: tuple[tuple[int, int], ...]):
         sizes = zip(shape[1:3], kernel.shape[:2], reach(y), pads, strict=True)
         around = [(k - 1 - lo, n - length + lo) for n, k, length, (lo, _) in sizes]
         kernel = kernel[::-1, ::-1].swapaxes(2, 3)
+        if is_few(shape[3], y.shape[3]):
+            return _forward_to_few(y, kernel, around)
         return _forward(y, kernel, around, lhs_dilation=strides)
 
     def kernel(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
-        if strides == (1, 1) and 8 * shape[3] <= shape[2]:
+        if is_few(shape[3], shape[2]):
             return _kernel_by_shifts(x, y, shape, pads)
         sizes = zip(x.shape[1:3], shape[:2], reach(y), pads, strict=True)
         around = [(lo, k - 1 + length - n - lo) for n, k, length, (lo, _) in sizes]
         x, y = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)
         return _forward(x, y, around, rhs_dilation=strides).transpose(1, 2, 0, 3)
 
-    return bilinear(f"conv_{strides}_{pads}", plain, (plain, image, kernel))
+    return bilinear(f"conv_{strides}_{pads}", plain, (forward, image, kernel))
 
 
 conv = bilinear(
