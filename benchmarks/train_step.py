@@ -27,7 +27,7 @@ from benchmarks import twins, unets
 from configs import ddpm_cifar
 from genjax import methods
 from genjax.config import call
-from genjax.train import optimizers, phases, runtime
+from genjax.train import memory, optimizers, phases, runtime
 from genjax.train.state import create
 from genjax.train.step import make_train_step
 
@@ -69,10 +69,13 @@ def trainer_step(
     init = jax.jit(lambda key: create(method, txs, (), key, first))
     carry = [init(jax.random.key(0))]
     num_parameters = sum(x.size for x in jax.tree.leaves(carry[0].params))
+    heap = memory.Heap()
+    heap.keep()  # For torch, in the same process, too.
 
     def take():
         carry[0], metrics = step(carry[0], batches, jax.random.key(1))
         jax.block_until_ready(metrics)
+        heap.check()
 
     return take, num_parameters
 
@@ -154,6 +157,7 @@ def main() -> None:
     if "glow" in names and importlib.util.find_spec("normflows") is None:
         sys.exit('glow\'s twin needs normflows: pip install -e ".[bench]"')
     runtime.use_all_cores()
+    memory.use_one_arena()
     rows = [
         race_recipe(name, batch_size, args.rounds)
         for name in names

@@ -18,7 +18,7 @@ from genjax.data import DataError
 from genjax.train import evaluation, quality, restore, sharding
 from genjax.train.checkpoints import Checkpoints
 from genjax.train.feed import Feed
-from genjax.train.memory import WHAT_SAVES_MEMORY, is_exhausted
+from genjax.train.memory import WHAT_SAVES_MEMORY, Heap, is_exhausted
 from genjax.train.phases import (
     Phase,
     build,
@@ -218,6 +218,7 @@ class Runner:
         self.draw = self.losses = None
         self.judge = quality.from_config(phase.config, phase.dataset, phase.mesh)
         self.finite = jax.jit(all_finite)
+        self.heap = Heap()
         self.bad: list[tuple[int, np.ndarray]] = []  # Bad steps in a row, and examples.
         self.bad_before = 0  # Such steps before the run was resumed.
         if phase.method.sample is not None:
@@ -257,6 +258,7 @@ class Runner:
                 self.kept = step
 
         with progress_bar(self.phase, step) as bar:
+            self.heap.keep()
             try:
                 while step < self.phase.end and not stopped:
                     with stop.aside(keep):
@@ -269,6 +271,7 @@ class Runner:
                     step, position = step + 1, feed.get_state()
                     # Not a transfer: the device still has the next steps queued.
                     jax.block_until_ready(window[-MAX_IN_FLIGHT:][0])
+                    self.heap.check()
                     bar.update()
                     stopped = stop.seen(step)
                     last = stopped or step == self.phase.end
@@ -286,6 +289,8 @@ class Runner:
                     keep()
                     say(f"The data cannot be read: step {step} is saved.")
                 raise
+            finally:
+                self.heap.release()
         return state, step == self.phase.end
 
     def log(
@@ -361,12 +366,12 @@ class Runner:
         self.step, self.final = step, step == self.phase.end
         final = self.final
         if config.eval_every and (final or step % config.eval_every == 0):
-            with self.stop.aside(keep, leaves=not final):
+            with self.stop.aside(keep, leaves=not final), self.heap.aside():
                 metrics = self.evaluate(state, step)
         if last or metrics or step % config.checkpoint.every == 0:
             self.save(state, step, batches.get_state(), metrics)
         if config.sample_every and (final or step % config.sample_every == 0):
-            with self.stop.aside(keep, leaves=not final):
+            with self.stop.aside(keep, leaves=not final), self.heap.aside():
                 self.sample(state, step)
 
     def ask(self) -> None:
