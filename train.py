@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         except ConfigError as error:
             sys.exit(f"error: {error}")
         return
-    from genjax.train import checkpoints, loop, runtime, writers
+    from genjax.train import checkpoints, loop, memory, runtime, writers
 
     failures = (
         ConfigError,
@@ -70,6 +70,7 @@ def main(argv: list[str]) -> None:
     with cluster.together():
         try:
             processes = {name: flag.value for name, flag in PROCESSES.items()}
+            memory.use_one_arena()
             runtime.start(stoppable=True, **processes)
             finished = loop.train(
                 CONFIG.value, WORKDIR.value, STOP, partial=PARTIAL.value

@@ -147,6 +147,7 @@ def main() -> None:
     methods = ["ddpm", *twins.TWINS, "all"]
     parser.add_argument("--method", choices=methods, default="ddpm")
     args = parser.parse_args()
+    memory.use_one_arena()
     if args.method == "ddpm":
         args.network = args.network or ["35.7M"]
         args.batch_sizes = args.batch_sizes or [16]
@@ -157,7 +158,6 @@ def main() -> None:
     if "glow" in names and importlib.util.find_spec("normflows") is None:
         sys.exit('glow\'s twin needs normflows: pip install -e ".[bench]"')
     runtime.use_all_cores()
-    memory.use_one_arena()
     rows = [
         race_recipe(name, batch_size, args.rounds)
         for name in names

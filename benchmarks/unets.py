@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax.networks.unet import UNet
-from genjax.train import memory, runtime
+from genjax.train import runtime
 
 NETWORKS = {  # DDPM's for CIFAR-10 and a laptop's, by number of parameters.
     "35.7M": dict(features=128, multipliers=(1, 2, 2, 2)),
@@ -147,7 +147,6 @@ def compare(
     if not args.only_ours:
         require_torch()
     runtime.use_all_cores()
-    memory.use_one_arena()
     rows = []
     for name, batch_size in itertools.product(args.network, args.batch_sizes):
         contenders = {"genjax": ours(name, batch_size)}

@@ -7,7 +7,7 @@ import jax
 import platformdirs
 from absl import logging
 
-from genjax.train import cluster, memory, stopping
+from genjax.train import cluster, stopping
 
 # Which operations XLA's CPU backend gives to its library YNNPACK.
 YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
@@ -49,7 +49,6 @@ def start(*, stoppable: bool = False, **processes: str | int | None) -> None:
         ConfigError: If they cannot be joined.
     """
     use_all_cores()
-    memory.use_one_arena()
     # Orbax warns of what is meant to be so, and its errors are raised and told by us.
     logging.set_verbosity(logging.FATAL)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
