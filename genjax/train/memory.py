@@ -114,6 +114,7 @@ def use_one_arena() -> None:
     """
     if library := glibc():
         library.mallopt(ARENA_MAX, 1)
+        Heap.may_keep = True
 
 
 class Heap:
@@ -125,13 +126,16 @@ class Heap:
     sometimes does not fit by a few bytes when it is asked for again, and another is
     taken. So what is free is given back once it may be as much as the process held
     after its first step; and nothing is kept where twice that is more than half of the
-    memory.
+    memory, nor in a program that did not begin with `use_one_arena`.
     """
+
+    may_keep = False
 
     def __init__(self) -> None:
         """Does nothing before `keep`."""
         self.library = None
-        if jax.default_backend() == "cpu" and jax.process_count() == 1:
+        alone = jax.process_count() == 1
+        if self.may_keep and alone and jax.default_backend() == "cpu":
             self.library = glibc()
         self.first = self.bound = 0  # Bytes held after the first step, and at most.
 

@@ -82,7 +82,10 @@ def test_no_more_than_twice_the_first_step_is_kept():
 
 @needs_glibc
 def test_nothing_is_kept_where_memory_is_scarce(monkeypatch):
+    assert memory.Heap().library is None  # This process did not ask for one arena.
+    monkeypatch.setattr(memory.Heap, "may_keep", True)
     heap = memory.Heap()
+    assert heap.library is not None
     monkeypatch.setattr(memory, "host_memory", lambda: 3 * memory.resident_memory())
     heap.keep()
     heap.check()
@@ -100,10 +103,12 @@ def test_nothing_is_kept_where_memory_is_scarce(monkeypatch):
 )
 def test_what_the_user_set_stays(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
+    monkeypatch.setattr(memory.Heap, "may_keep", True)
     memory.glibc.cache_clear()
     try:
         assert memory.glibc() is None
         heap = memory.Heap()
+        assert heap.library is None
         heap.keep()
         heap.check()
         heap.release()
@@ -140,6 +145,24 @@ def test_training_keeps_memory_within_its_steps_alone(config, monkeypatch, tmp_p
     assert told == [
         keeping, "step", usual, "eval", keeping, "step", usual, "eval", keeping, usual
     ]  # fmt: skip
+
+
+@needs_glibc
+def test_the_command_that_trains_keeps(tmp_path):
+    code = f"""
+        import runpy, sys
+        sys.argv = ["train.py", "--config=configs/vae_digits.py:tiny",
+                    "--workdir={tmp_path}", "--config.num_steps=1",
+                    "--config.eval_every=0", "--config.sample_every=0"]
+        try:
+            runpy.run_path("train.py", run_name="__main__")
+        finally:
+            print(int(memory.Heap.may_keep))
+    """
+    start = "from genjax.train import memory\n" + textwrap.dedent(code)
+    command = [sys.executable, "-c", start]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr[-2000:]
 
 
 @pytest.fixture
