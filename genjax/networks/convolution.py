@@ -57,7 +57,8 @@ def bilinear(name: str, plain: Callable, fast: tuple[Callable, Callable, Callabl
     def define(primitive, default, cpu, fold):
         def batch(args, dims, **params):
             a, b = args
-            if fold and dims[1] is None:
+            # A vector, which pointwise takes too, has no examples to join.
+            if fold and dims[1] is None and a.ndim > 2:
                 a = jnp.moveaxis(a, dims[0], 0)
                 n = a.shape[:2]
                 if "shape" in params:

@@ -171,8 +171,6 @@ class Conv(nn.Module):
 
 
 def _dot_general(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
-    if x.ndim == 1:  # Under vmap its only axis would be taken for one of examples.
-        return jax.lax.dot_general(x, kernel, dimensions, **options)
     return convolution.pointwise(x, kernel)
 
 

@@ -133,10 +133,7 @@ class Heap:
 
     def __init__(self) -> None:
         """Does nothing before `keep`."""
-        self.library = None
-        alone = jax.process_count() == 1
-        if self.may_keep and alone and jax.default_backend() == "cpu":
-            self.library = glibc()
+        self.library: ctypes.CDLL | None = None
         self.first = self.bound = 0  # Bytes held after the first step, and at most.
 
     def set(self, options: dict[int, int]) -> None:
@@ -147,6 +144,9 @@ class Heap:
 
     def keep(self) -> None:
         """From now on what is freed is kept."""
+        alone = jax.process_count() == 1
+        if self.may_keep and alone and jax.default_backend() == "cpu":
+            self.library = glibc()
         self.set(KEEPING)
 
     def check(self) -> None:

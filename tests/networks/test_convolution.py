@@ -156,6 +156,8 @@ def test_pointwise_is_a_product_with_gradients_in_both_modes():
     x, kernel = arrays((2, 3, 4, 5), (2, 5, 3))
     expected = np.einsum("bhwc,cd->bhwd", x, kernel[0])
     np.testing.assert_allclose(convolution.pointwise(x, kernel[0]), expected, atol=2e-5)
+    each = jax.vmap(convolution.pointwise, (0, None))(x[0, 0], kernel[0])
+    np.testing.assert_allclose(each, expected[0, 0], atol=2e-5)
     each = jax.vmap(convolution.pointwise)(x, kernel)
     expected = np.einsum("bhwc,bcd->bhwd", x, kernel)
     np.testing.assert_allclose(each, expected, atol=2e-5)

@@ -82,12 +82,13 @@ def test_no_more_than_twice_the_first_step_is_kept():
 
 @needs_glibc
 def test_nothing_is_kept_where_memory_is_scarce(monkeypatch):
-    assert memory.Heap().library is None  # This process did not ask for one arena.
-    monkeypatch.setattr(memory.Heap, "may_keep", True)
     heap = memory.Heap()
-    assert heap.library is not None
+    heap.keep()
+    assert heap.library is None  # This process did not ask for one arena.
+    monkeypatch.setattr(memory.Heap, "may_keep", True)
     monkeypatch.setattr(memory, "host_memory", lambda: 3 * memory.resident_memory())
     heap.keep()
+    assert heap.library is not None
     heap.check()
     assert heap.library is None
     heap.check()
@@ -108,8 +109,8 @@ def test_what_the_user_set_stays(monkeypatch, name, value):
     try:
         assert memory.glibc() is None
         heap = memory.Heap()
-        assert heap.library is None
         heap.keep()
+        assert heap.library is None
         heap.check()
         heap.release()
     finally:
