@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -260,8 +261,10 @@ def check_that_flags_are_passed_and_one_speaks(runs: Runs) -> None:
     (out, error), (silent, hushed) = runs.printed
     assert "nats/nll" in out and f"is at step {runs.last}" in error
     assert f"from step {runs.last - MORE}" in error
-    # What remains is of XLA's own: how its processes found each other.
-    assert all(line.startswith("[Gloo]") for line in silent.splitlines())
+    # What remains is of XLA's own: how its processes found each other. Its threads
+    # write into each other's lines, so words are what can be told apart.
+    gloo = "Gloo Rank is connected to peer ranks Expected number of"
+    assert set(re.findall("[A-Za-z]+", silent)) <= set(gloo.split())
     assert "step" not in hushed and "saved" not in hushed
 
 
