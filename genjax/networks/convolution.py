@@ -3,28 +3,30 @@
 `direct_conv` is the ordinary one, with gradients that stay fast inside a loop. `conv`
 and `upsample_conv` also save multiplications: XLA's CPU convolutions run near the peak
 of the cores going forward, but at half of it for the gradient of the kernel, and
-Winograd's minimal filtering beats both. A 3 x 3 kernel makes 2 x 2 outputs from 4 x 4
-inputs with 16 multiplications instead of 36, and on an image that nearest neighbour has
-just doubled with 9, because rows that are equal cancel. What remains are matrix
-products, which run equally well in both directions. On GPUs and TPUs the same names
-lower to the ordinary convolution.
+Winograd's minimal filtering beats both. A 3 x 3 kernel makes 4 x 4 outputs from 6 x 6
+inputs with 36 multiplications instead of 144, and of an image that nearest neighbour
+has just doubled 2 x 2 with 9 instead of 36, because rows that are equal cancel. What
+remains are matrix products, which run equally well in both directions. On GPUs and TPUs
+the same names lower to the ordinary convolution.
 
 Reference:
     Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-# Numbers at a time: the transformed tiles, four times as many, should stay in cache.
-CHUNK = 2**20
+# Numbers at a time: their tiles take two to nine times as much memory, twice.
+CHUNK = 2**22
 
 
 def bilinear(name: str, plain: Callable, fast: tuple[Callable, Callable, Callable]):
@@ -116,74 +118,40 @@ def upsample_nearest(x: Array) -> Array:
     )
 
 
-def _spread_image(x: Array, axis: int) -> list[Array]:
-    """B^T d: overlapping fours along an axis of 2n + 2 to four of n."""
-    n = x.shape[axis] // 2 - 1
-    d = [lax.slice_in_dim(x, i, i + 2 * n - 1, 2, axis) for i in range(4)]
-    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+def _toom_cook(points: Sequence[float], taps: int) -> list[np.ndarray]:
+    """Winograd's three matrices for a correlation in the plane.
+
+    With n = len(points) + 1 the outputs are gather @ ((kernel @ g) * (spread @ d)), of
+    n x n pixels d and taps x taps numbers g, both flattened. Polynomials multiply by
+    their values at the points and at infinity, and this is the transpose of that (Lavin
+    & Gray, Sec. 5.1). Each row of `spread` is scaled to a largest entry of 1.
+    """
+
+    def values(count: int) -> np.ndarray:
+        return np.vstack([np.vander(points, count, increasing=True), np.eye(count)[-1]])
+
+    spread = np.linalg.inv(values(len(points) + 1)).T
+    scale = np.abs(spread).max(axis=1, keepdims=True)
+    gather = values(len(points) + 2 - taps).T
+    return [_plane(a) for a in (spread / scale, values(taps) * scale, gather)]
 
 
-def _spread_doubled(x: Array, axis: int) -> list[Array]:
-    """The same for each pixel of n + 2 standing twice; the third of four is zero."""
-    n = x.shape[axis] - 2
-    before, here, after = (lax.slice_in_dim(x, i, i + n, 1, axis) for i in range(3))
-    return [before - here, 2 * here, here - after]
+def _plane(line: np.ndarray) -> np.ndarray:
+    """The matrix that does along rows and columns what this one does along a line."""
+    return np.kron(line, line).astype(np.float32)
 
 
-def _spread_kernel(g: Array) -> list[Array]:
-    """G g: three taps on the first axis to four."""
-    return [g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]]
+# 4 x 4 outputs of 6 x 6 pixels. Of the points that were tried these lose fewest digits.
+SPREAD, KERNEL, GATHER = _toom_cook((0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)), 3)
+TILE, WINDOW = 4, 6  # Pixels along a side.
+# 2 x 2 outputs of 3 x 3 pixels, each of which stands for four: only 9 products.
+KERNEL_DOUBLED = _plane(np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0, 0, 1]]))
 
 
-def _spread_kernel_transpose(u: Array) -> Array:
-    """G^T u: four (of three, the missing third is zero) on the first axis to three."""
-    if len(u) == 3:
-        return jnp.stack([u[0] + u[1] / 2, u[1] / 2, u[1] / 2 + u[2]])
-    half = (u[1] + u[2]) / 2
-    return jnp.stack([u[0] + half, (u[1] - u[2]) / 2, half + u[3]])
-
-
-def _gather(m: list[Array]) -> list[Array]:
-    """A^T m: four products (of three, the missing third is zero) to two outputs."""
-    if len(m) == 3:
-        return [m[0] + m[1], m[1] - m[2]]
-    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
-
-
-def _gather_transpose(y: Array, axis: int, size: int) -> list[Array]:
-    """A y: pairs along an axis of 2n to four (or three) of n."""
-    n = y.shape[axis]
-    a, b = (lax.slice_in_dim(y, i, n - 1 + i, 2, axis) for i in range(2))
-    return [a, a + b, -b] if size == 3 else [a, a + b, a - b, -b]
-
-
-def _tiles(x: Array, spread: Callable) -> list[list[Array]]:
-    return [spread(row, 2) for row in spread(x, 1)]
-
-
-def _filter(x: Array, kernel: Array, spread: Callable, channels: int) -> Array:
-    """Convolves [B, H + 2, W + 2, C]; `channels` is the kernel's axis to sum over."""
-    tiles = _tiles(x, spread)
-    chosen = range(4) if len(tiles) == 4 else (0, 1, 3)
-    kernels = [_spread_kernel(row) for row in _spread_kernel(kernel)]
-    products = [
-        [
-            jnp.tensordot(v, kernels[i][j], (3, channels))
-            for v, j in zip(row, chosen, strict=True)
-        ]
-        for row, i in zip(tiles, chosen, strict=True)
-    ]
-    rows = [_gather(list(column)) for column in zip(*products, strict=True)]
-    y = [jnp.stack(_gather(list(column)), 3) for column in zip(*rows, strict=True)]
-    return jnp.stack(y, 2).reshape(x.shape[0], *_doubled(tiles), -1)
-
-
-def _flat(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
-
-
-def _doubled(tiles: list[list[Array]]) -> tuple[int, int]:
-    return 2 * tiles[0][0].shape[1], 2 * tiles[0][0].shape[2]
+def _combine(matrix: np.ndarray, x: Array) -> Array:
+    """The matrix times leading axes of x: [..., C] -> [len(matrix), N, C]."""
+    y = matrix @ x.reshape(matrix.shape[1], -1)
+    return y.reshape(len(matrix), -1, x.shape[-1])
 
 
 def _chunks(x: Array) -> Array:
@@ -195,58 +163,146 @@ def _chunks(x: Array) -> Array:
     return x.reshape(b // images, images, *x.shape[1:])
 
 
-def _pad(x: Array, spread: Callable) -> Array:
-    """Puts zeros around, and makes odd sizes even.
-
-    Of a chunk, not of all: padding brings the chunk into cache, where the tiles would
-    each read it from the whole, and take a fifth longer.
-    """
-    h, w = x.shape[1:3] if spread is _spread_image else (0, 0)
-    return jnp.pad(x, ((0, 0), (1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
-
-
-def _convolve(x: Array, kernel: Array, spread: Callable, channels: int = 0) -> Array:
-    b, h, w, _ = x.shape
-    scale = 2 if spread is _spread_doubled else 1
-    y = _map(lambda x: _filter(_pad(x, spread), kernel, spread, channels), _chunks(x))
-    return y.reshape(b, *y.shape[2:])[:, : scale * h, : scale * w]
-
-
-def _map(f: Callable, chunks: Array) -> Array:
-    return f(chunks[0])[None] if len(chunks) == 1 else lax.map(f, chunks)
-
-
-def _kernel_gradient(x: Array, y: Array, spread: Callable) -> Array:
-    """The transpose of `_convolve` with respect to the kernel: [3, 3, C, D]."""
-    size = 3 if spread is _spread_doubled else 4
-
-    def add(total, chunk):
-        x, y = chunk
-        tiles = _tiles(_pad(x, spread), spread)
-        h, w = _doubled(tiles)
-        y = jnp.pad(y, ((0, 0), (0, h - y.shape[1]), (0, w - y.shape[2]), (0, 0)))
-        products = [
-            _flat(v).T @ _flat(m)
-            for v_row, y_row in zip(tiles, _gather_transpose(y, 1, size), strict=True)
-            for v, m in zip(v_row, _gather_transpose(y_row, 2, size), strict=True)
-        ]
-        return total + jnp.stack(products), None
-
+def _join(f: Callable[[Array], Array], x: Array) -> Array:
+    """f(x), chunk by chunk of the batch."""
     chunks = _chunks(x)
-    y = y.reshape(*chunks.shape[:2], *y.shape[1:])
-    total = jnp.zeros((size * size, x.shape[-1], y.shape[-1]), x.dtype)
-    if len(chunks) == 1:
-        total, _ = add(total, (chunks[0], y[0]))
-    else:
-        total, _ = lax.scan(add, total, (chunks, y))
-    kernel = _spread_kernel_transpose(total.reshape(size, size, *total.shape[1:]))
-    return _spread_kernel_transpose(kernel.swapaxes(0, 1)).swapaxes(0, 1)
+    y = f(chunks[0])[None] if len(chunks) == 1 else lax.map(f, chunks)
+    return y.reshape(x.shape[0], *y.shape[2:])
 
 
-def _upsample_conv_image(y: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
+def _add(f: Callable[[Array, Array], Array], x: Array, y: Array) -> Array:
+    """f(x, y), a sum over the batch, chunk by chunk."""
+    x = _chunks(x)
+    y = y.reshape(*x.shape[:2], *y.shape[1:])
+    if len(x) == 1:
+        return f(x[0], y[0])
+    out = jax.eval_shape(f, x[0], y[0])
+    total = jnp.zeros(out.shape, out.dtype)
+    return lax.scan(lambda total, chunk: (total + f(*chunk), None), total, (x, y))[0]
+
+
+def _apart(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The function, which XLA does not merge with what follows.
+
+    Merged, it would fill one long row number by number, and find the place of each.
+    """
+    f = jax.jit(f)
+
+    def call(x: Array) -> Array:
+        with set_xla_metadata(inlineable="false"):
+            return f(x)
+
+    return call
+
+
+def num_tiles(x: Array) -> int:
+    """Tiles of a batch [B, H, W, C], each of which `conv` takes at once."""
+    return x.shape[0] * math.prod(_counts(x))
+
+
+def _counts(x: Array) -> tuple[int, int]:
+    """Tiles along height and width."""
+    return -(-x.shape[1] // TILE), -(-x.shape[2] // TILE)
+
+
+def _pad(x: Array, before: int, after: int) -> Array:
+    """Zeros around whole tiles."""
+    sizes = zip(_counts(x), x.shape[1:3], strict=True)
+    around = [(before, TILE * count - size + after) for count, size in sizes]
+    return jnp.pad(x, ((0, 0), *around, (0, 0)))
+
+
+@_apart
+def _windows(x: Array) -> Array:
+    """What each tile's outputs see: [B, H, W, C] -> [6, 6, B, h, w, C]."""
+    i, j = (TILE * np.arange(n) + np.arange(WINDOW)[:, None] for n in _counts(x))
+    windows = _pad(x, 1, 1)[:, i[:, None, :, None], j[None, :, None, :]]
+    return jnp.moveaxis(windows, 0, 2)
+
+
+@_apart
+def _outputs(y: Array) -> Array:
+    """Each tile's outputs: [B, H, W, D] -> [4, 4, B, h, w, D]."""
+    (h, w), (b, *_, d) = _counts(y), y.shape
+    y = _pad(y, 0, 0).reshape(b, h, TILE, w, TILE, d)
+    return y.transpose(2, 4, 0, 1, 3, 5)
+
+
+def _convolve(x: Array, kernel: Array) -> Array:
+    kernels = _combine(KERNEL, kernel)
+
+    def convolve(x: Array) -> Array:
+        (rows, columns), (b, h, w, _) = _counts(x), x.shape
+        y = _combine(GATHER, _combine(SPREAD, _windows(x)) @ kernels)
+        y = y.reshape(TILE, TILE, b, rows, columns, -1).transpose(2, 3, 0, 4, 1, 5)
+        return y.reshape(b, TILE * rows, TILE * columns, -1)[:, :h, :w]
+
+    return _join(convolve, x)
+
+
+def _image_gradient(y: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
+    return _convolve(y, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def _kernel_gradient(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
+    def gradient(x: Array, y: Array) -> Array:
+        x, y = _combine(SPREAD, _windows(x)), _combine(GATHER.T, _outputs(y))
+        return _combine(KERNEL.T, jnp.einsum("knc,knd->kcd", x, y))
+
+    return _add(gradient, x, y).reshape(shape)
+
+
+def _doubled_tiles(x: Array) -> list[Array]:
+    """[B, H, W, C] to nine of that shape."""
+
+    def spread(x: Array, axis: int) -> list[Array]:
+        n = x.shape[axis] - 2
+        before, here, after = (lax.slice_in_dim(x, i, i + n, 1, axis) for i in range(3))
+        return [before - here, 2 * here, here - after]
+
+    # A chunk is padded here, not all at once: that brings it into cache.
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [tile for row in spread(x, 1) for tile in spread(row, 2)]
+
+
+def _convolve_doubled(x: Array, kernel: Array) -> Array:
+    kernels = _combine(KERNEL_DOUBLED, kernel)
+
+    def gather(m: Sequence[Array]) -> list[Array]:
+        return [m[0] + m[1], m[1] - m[2]]
+
+    def convolve(x: Array) -> Array:
+        b, h, w, _ = x.shape
+        tiles = _doubled_tiles(x)
+        m = [tile @ kernel for tile, kernel in zip(tiles, kernels, strict=True)]
+        rows = [gather(m[i::3]) for i in range(3)]
+        y = [jnp.stack(gather(column), 3) for column in zip(*rows, strict=True)]
+        return jnp.stack(y, 2).reshape(b, 2 * h, 2 * w, -1)
+
+    return _join(convolve, x)
+
+
+def _doubled_image_gradient(y: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
     x = jax.ShapeDtypeStruct(shape, y.dtype)
-    transpose = jax.linear_transpose(lambda x: _convolve(x, kernel, _spread_doubled), x)
-    return transpose(y)[0]
+    return jax.linear_transpose(lambda x: _convolve_doubled(x, kernel), x)(y)[0]
+
+
+def _doubled_kernel_gradient(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
+    def spread(y: Array, axis: int) -> list[Array]:
+        n = y.shape[axis]
+        a, b = (lax.slice_in_dim(y, i, n - 1 + i, 2, axis) for i in range(2))
+        return [a, a + b, -b]
+
+    def gradient(x: Array, y: Array) -> Array:
+        outputs = [part for row in spread(y, 1) for part in spread(row, 2)]
+        pairs = zip(_doubled_tiles(x), outputs, strict=True)
+        return jnp.stack([_flat(v).T @ _flat(m) for v, m in pairs])
+
+    return _combine(KERNEL_DOUBLED.T, _add(gradient, x, y)).reshape(shape)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
 
 
 def _forward(x: Array, kernel: Array, pads, **dilation) -> Array:
@@ -364,23 +420,11 @@ def direct_conv(strides: tuple[int, int], pads: tuple[tuple[int, int], ...]):
     return bilinear(f"conv_{strides}_{pads}", plain, (forward, image, kernel))
 
 
-conv = bilinear(
-    "conv3x3",
-    plain_conv,
-    (
-        lambda x, kernel: _convolve(x, kernel, _spread_image),
-        lambda y, kernel, shape: _convolve(y, kernel[::-1, ::-1], _spread_image, 1),
-        lambda x, y, shape: _kernel_gradient(x, y, _spread_image),
-    ),
-)
+conv = bilinear("conv3x3", plain_conv, (_convolve, _image_gradient, _kernel_gradient))
 upsample_conv = bilinear(
     "upsample_conv3x3",
     lambda x, kernel: plain_conv(upsample_nearest(x), kernel),
-    (
-        lambda x, kernel: _convolve(x, kernel, _spread_doubled),
-        _upsample_conv_image,
-        lambda x, y, shape: _kernel_gradient(x, y, _spread_doubled),
-    ),
+    (_convolve_doubled, _doubled_image_gradient, _doubled_kernel_gradient),
 )
 pointwise = bilinear(
     "conv1x1",

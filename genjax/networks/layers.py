@@ -153,9 +153,11 @@ class Conv(nn.Module):
     def convolve(self, x: Array, kernel: Array) -> Array:
         """Convolves x [B, H, W, C] with kernel [h, w, C, features]."""
         same = self.padding == "SAME" and self.strides == (1, 1)
-        # With fewer channels or pixels little time is won, and much lost in compiling.
+        # With fewer channels or pixels little time is won, and much lost in compiling;
+        # with few tiles most of it goes into the kernel's 36 matrices.
         channels, pixels = min(kernel.shape[2:]), x.shape[1] * x.shape[2]
         enough = channels >= 128 or (pixels >= 256 and channels >= 64)
+        enough = enough and (self.upsample or convolution.num_tiles(x) >= 32)
         enough = enough or (self.upsample and pixels >= 256 and channels >= 32)
         if same and self.kernel_size == (3, 3) and x.dtype == jnp.float32 and enough:
             fast = convolution.upsample_conv if self.upsample else convolution.conv
@@ -247,8 +249,16 @@ def group_norm(
 
     def group_mean(h):
         # Pixels first: on CPUs, XLA sums whole rows ten times as fast as parts of rows.
-        mean = h.mean(axis=1).reshape(b, groups, -1).mean(axis=-1, keepdims=True)
-        return jnp.broadcast_to(mean, (b, groups, c // groups)).reshape(b, 1, c)
+        mean = h.mean(axis=1).reshape(b, groups, -1).mean(axis=-1)
+        return jax.lax.platform_dependent(mean, cpu=multiply, default=repeat)[:, None]
+
+    def repeat(mean):
+        return jnp.repeat(mean, c // groups, axis=1)
+
+    def multiply(mean):
+        # A product stays apart from what follows. With copies inside, XLA's CPU backend
+        # looks each pixel's group up by itself, and takes twice as long.
+        return mean @ np.repeat(np.eye(groups, dtype=np.float32), c // groups, axis=1)
 
     def statistics(x):
         h = x.astype(jnp.float32).reshape(b, -1, c)

@@ -1,5 +1,9 @@
 """The fast convolutions against XLA's own, which shares no code with them."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +35,10 @@ FAST_AND_SLOW = [
 ]
 
 
+# Sums of 27 to 45 products of size 1, and their transforms.
+ATOL = 5e-5
+
+
 def arrays(*shapes):
     random = np.random.default_rng(0)
     return [jnp.asarray(random.standard_normal(s), jnp.float32) for s in shapes]
@@ -39,9 +47,46 @@ def arrays(*shapes):
 @pytest.mark.parametrize(("fast", "slow"), FAST_AND_SLOW, ids=["conv", "upsample"])
 @pytest.mark.parametrize("size", [(4, 4), (5, 6), (1, 1), (7, 3)])
 def test_output_equals_nine_shifted_products(fast, slow, size):
-    """The sums add up to 9 * 5 products of size 1 and their transforms: 1e-5."""
     x, kernel = arrays((3, *size, 5), (3, 3, 5, 4))
-    np.testing.assert_allclose(fast(x, kernel), slow(x, kernel), atol=2e-5)
+    np.testing.assert_allclose(fast(x, kernel), slow(x, kernel), atol=ATOL)
+
+
+@pytest.mark.parametrize(("fast", "slow"), FAST_AND_SLOW, ids=["conv", "upsample"])
+def test_few_digits_are_lost(fast, slow):
+    """Of a sum of 9 * 64 products in float32, whose own rounding is about 5e-7."""
+    x, kernel = arrays((4, 8, 8, 64), (3, 3, 64, 32))
+    expected = slow(x, kernel)
+    error = np.abs(fast(x, kernel) - expected)
+    assert error.max() < 4e-6 * np.abs(expected).max()
+    assert np.sqrt(np.mean(error**2)) < 2e-6 * expected.std()
+
+
+def test_a_batch_on_many_devices_stays_where_it_is():
+    """Each device convolves its own images, and gradients are added up once."""
+    program = r"""
+import jax, re, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from genjax.networks.convolution import conv, upsample_conv
+
+mesh = jax.make_mesh((4,), ("data",))
+split, whole = (NamedSharding(mesh, PartitionSpec(*x)) for x in (["data"], []))
+args = jnp.ones((3, 3, 16, 16)), jnp.ones((8, 8, 8, 16))
+for f in conv, upsample_conv:
+    loss = jax.value_and_grad(lambda k, x: jnp.sin(f(x, k)).sum(), (0, 1))
+    out = whole, (whole, split)
+    step = jax.jit(loss, in_shardings=(whole, split), out_shardings=out)
+    text = step.lower(*args).compile().as_text()
+    found = re.findall(r" (all-\S+|collective-\S+|reduce-scatter\S*)\(", text)
+    assert found == ["all-reduce"], found
+"""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize(("fast", "slow"), FAST_AND_SLOW, ids=["conv", "upsample"])
@@ -49,7 +94,7 @@ def test_batches_that_are_split_into_chunks(fast, slow, monkeypatch):
     """Six images in chunks of two (two is the largest divisor of 6 up to 2.x)."""
     monkeypatch.setattr(convolution, "CHUNK", 2 * 4 * 6 * 5 + 1)
     x, kernel = arrays((6, 4, 6, 5), (3, 3, 5, 4))
-    np.testing.assert_allclose(fast(x, kernel), slow(x, kernel), atol=2e-5)
+    np.testing.assert_allclose(fast(x, kernel), slow(x, kernel), atol=ATOL)
     check_grads(jax.jit(fast), (x, kernel), order=1, modes=("rev",), atol=1e-2)
 
 
@@ -81,7 +126,7 @@ def test_vmap_over_images_kernels_and_gradients(fast, slow):
         expected = [
             slow(x[i * (dims[0] == 0)], kernel[i * (dims[1] == 0)]) for i in (0, 1)
         ]
-        np.testing.assert_allclose(jax.vmap(fast, dims)(a, b), expected, atol=2e-5)
+        np.testing.assert_allclose(jax.vmap(fast, dims)(a, b), expected, atol=ATOL)
     grad = jax.grad(lambda kernel, x: jnp.sum(jnp.sin(fast(x, kernel))))
     each = jax.vmap(grad, (None, 0))(kernel[0], x)
     for i in range(2):

@@ -128,7 +128,7 @@ def test_fourier_features_estimate_a_gaussian_kernel():
 )
 def test_conv_is_flax_conv(kernel_size, strides, features_in, features, dtype):
     """Same parameters, same output; sums of 9 * 128 terms round to about 1e-5."""
-    x = jnp.asarray(normal(2, 7, 6, features_in))
+    x = jnp.asarray(normal(8, 7, 6, features_in))  # 32 tiles of 4 x 4.
     ours = layers.Conv(features, kernel_size, strides, dtype=dtype)
     theirs = nn.Conv(features, kernel_size, strides, dtype=dtype)
     params = theirs.init(jax.random.key(0), x)
