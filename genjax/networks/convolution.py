@@ -29,7 +29,12 @@ from jax.interpreters import ad, batching, mlir
 CHUNK = 2**22
 
 
-def bilinear(name: str, plain: Callable, fast: tuple[Callable, Callable, Callable]):
+def bilinear(
+    name: str,
+    plain: Callable,
+    fast: tuple[Callable, Callable, Callable],
+    divides: bool = True,
+) -> Callable[[Array, Array], Array]:
     """Makes a bilinear map (x, kernel) -> y with code of its own for CPUs.
 
     A custom_vjp would forbid jvp, which consistency models and score matching need. So
@@ -41,6 +46,8 @@ def bilinear(name: str, plain: Callable, fast: tuple[Callable, Callable, Callabl
         plain: The map, with images [B, H, W, C] in and out.
         fast: On CPUs: (x, kernel) -> y and its transposes (y, kernel, shape) -> x and
             (x, y, shape) -> kernel, where `shape` is that of the result.
+        divides: Whether XLA can divide these among devices by example. If not, they
+            are for one device.
 
     Returns:
         The map.
@@ -78,9 +85,15 @@ def bilinear(name: str, plain: Callable, fast: tuple[Callable, Callable, Callabl
         primitive.def_abstract_eval(abstract)
         batching.primitive_batchers[primitive] = batch
         lower = mlir.lower_fun(default, multiple_results=False)
+        lower_fast = mlir.lower_fun(cpu, multiple_results=False)
+
+        def lower_on_cpu(context, *args, **params):
+            devices = getattr(context.module_context.axis_context, "num_devices", 1)
+            chosen = lower_fast if divides or devices == 1 else lower
+            return chosen(context, *args, **params)
+
         mlir.register_lowering(primitive, lower)
-        lower = mlir.lower_fun(cpu, multiple_results=False)
-        mlir.register_lowering(primitive, lower, platform="cpu")
+        mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
 
     define(y_p, plain, fast[0], True)
     define(x_p, x_from, fast[1], True)
@@ -181,20 +194,6 @@ def _add(f: Callable[[Array, Array], Array], x: Array, y: Array) -> Array:
     return lax.scan(lambda total, chunk: (total + f(*chunk), None), total, (x, y))[0]
 
 
-def _apart(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """The function, which XLA does not merge with what follows.
-
-    Merged, it would fill one long row number by number, and find the place of each.
-    """
-    f = jax.jit(f)
-
-    def call(x: Array) -> Array:
-        with set_xla_metadata(inlineable="false"):
-            return f(x)
-
-    return call
-
-
 def num_tiles(x: Array) -> int:
     """Tiles of a batch [B, H, W, C], each of which `conv` takes at once."""
     return x.shape[0] * math.prod(_counts(x))
@@ -205,27 +204,21 @@ def _counts(x: Array) -> tuple[int, int]:
     return -(-x.shape[1] // TILE), -(-x.shape[2] // TILE)
 
 
-def _pad(x: Array, before: int, after: int) -> Array:
-    """Zeros around whole tiles."""
-    sizes = zip(_counts(x), x.shape[1:3], strict=True)
-    around = [(before, TILE * count - size + after) for count, size in sizes]
-    return jnp.pad(x, ((0, 0), *around, (0, 0)))
+@functools.partial(jax.jit, static_argnums=1)
+def _find_squares(x: Array, side: int) -> Array:
+    """The pixels of and around each tile: [B, H, W, C] -> [side, side, h, w, B, C]."""
+    counts, margin = _counts(x), (side - TILE) // 2
+    sizes = zip(counts, x.shape[1:3], strict=True)
+    around = [(margin, TILE * count - size + margin, 0) for count, size in sizes]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+    i, j = (TILE * np.arange(n) + np.arange(side)[:, None] for n in counts)
+    return x.transpose(1, 2, 0, 3)[i[:, None, :, None], j[None, :, None, :]]
 
 
-@_apart
-def _windows(x: Array) -> Array:
-    """What each tile's outputs see: [B, H, W, C] -> [6, 6, B, h, w, C]."""
-    i, j = (TILE * np.arange(n) + np.arange(WINDOW)[:, None] for n in _counts(x))
-    windows = _pad(x, 1, 1)[:, i[:, None, :, None], j[None, :, None, :]]
-    return jnp.moveaxis(windows, 0, 2)
-
-
-@_apart
-def _outputs(y: Array) -> Array:
-    """Each tile's outputs: [B, H, W, D] -> [4, 4, B, h, w, D]."""
-    (h, w), (b, *_, d) = _counts(y), y.shape
-    y = _pad(y, 0, 0).reshape(b, h, TILE, w, TILE, d)
-    return y.transpose(2, 4, 0, 1, 3, 5)
+def _squares(x: Array, side: int) -> Array:
+    # Merged with what follows, this would fill one long row number by number.
+    with set_xla_metadata(inlineable="false"):
+        return _find_squares(x, side)
 
 
 def _convolve(x: Array, kernel: Array) -> Array:
@@ -233,8 +226,8 @@ def _convolve(x: Array, kernel: Array) -> Array:
 
     def convolve(x: Array) -> Array:
         (rows, columns), (b, h, w, _) = _counts(x), x.shape
-        y = _combine(GATHER, _combine(SPREAD, _windows(x)) @ kernels)
-        y = y.reshape(TILE, TILE, b, rows, columns, -1).transpose(2, 3, 0, 4, 1, 5)
+        y = _combine(GATHER, _combine(SPREAD, _squares(x, WINDOW)) @ kernels)
+        y = y.reshape(TILE, TILE, rows, columns, b, -1).transpose(4, 2, 0, 3, 1, 5)
         return y.reshape(b, TILE * rows, TILE * columns, -1)[:, :h, :w]
 
     return _join(convolve, x)
@@ -246,7 +239,8 @@ def _image_gradient(y: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
 
 def _kernel_gradient(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
     def gradient(x: Array, y: Array) -> Array:
-        x, y = _combine(SPREAD, _windows(x)), _combine(GATHER.T, _outputs(y))
+        x = _combine(SPREAD, _squares(x, WINDOW))
+        y = _combine(GATHER.T, _squares(y, TILE))
         return _combine(KERNEL.T, jnp.einsum("knc,knd->kcd", x, y))
 
     return _add(gradient, x, y).reshape(shape)
@@ -420,7 +414,12 @@ def direct_conv(strides: tuple[int, int], pads: tuple[tuple[int, int], ...]):
     return bilinear(f"conv_{strides}_{pads}", plain, (forward, image, kernel))
 
 
-conv = bilinear("conv3x3", plain_conv, (_convolve, _image_gradient, _kernel_gradient))
+conv = bilinear(
+    "conv3x3",
+    plain_conv,
+    (_convolve, _image_gradient, _kernel_gradient),
+    divides=False,
+)
 upsample_conv = bilinear(
     "upsample_conv3x3",
     lambda x, kernel: plain_conv(upsample_nearest(x), kernel),
