@@ -151,7 +151,7 @@ def _toom_cook(points: Sequence[float], taps: int) -> list[np.ndarray]:
 
 def _plane(line: np.ndarray) -> np.ndarray:
     """The matrix that does along rows and columns what this one does along a line."""
-    return np.kron(line, line).astype(np.float32)
+    return np.kron(line, line)
 
 
 # 4 x 4 outputs of 6 x 6 pixels. Of the points that were tried these lose fewest digits.
@@ -163,7 +163,7 @@ KERNEL_DOUBLED = _plane(np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0, 0, 1]]))
 
 def _combine(matrix: np.ndarray, x: Array) -> Array:
     """The matrix times leading axes of x: [..., C] -> [len(matrix), N, C]."""
-    y = matrix @ x.reshape(matrix.shape[1], -1)
+    y = matrix.astype(x.dtype) @ x.reshape(matrix.shape[1], -1)
     return y.reshape(len(matrix), -1, x.shape[-1])
 
 

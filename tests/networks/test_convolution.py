@@ -61,6 +61,13 @@ def test_few_digits_are_lost(fast, slow):
     assert np.sqrt(np.mean(error**2)) < 2e-6 * expected.std()
 
 
+@pytest.mark.parametrize("fast", [convolution.conv, convolution.upsample_conv])
+def test_the_dtype_stays(fast):
+    x, kernel = (a.astype(jnp.bfloat16) for a in arrays((2, 4, 6, 5), (3, 3, 5, 4)))
+    y, vjp = jax.vjp(fast, x, kernel)
+    assert {a.dtype for a in (y, *vjp(y))} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_a_batch_on_many_devices_stays_where_it_is():
     """Each device convolves its own images, and gradients are added up once."""
     program = r"""
