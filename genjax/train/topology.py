@@ -279,7 +279,8 @@ def count_flops(jaxpr: Jaxpr) -> float:
     """FLOP of the matrix products and convolutions in a program, two a multiplication.
 
     All that is written down counts, used or not. Loops of known length count every
-    turn, others one; of branches the dearest counts.
+    turn, others one; of branches the dearest counts, but of those for a platform the
+    default, which is what chips take.
     Zeros put between the pixels of a strided convolution's cotangent do not count,
     those around an image do.
     """
@@ -301,7 +302,9 @@ def count_flops(jaxpr: Jaxpr) -> float:
             total += count_flops(inner(*avals).jaxpr)
         else:
             inner = [count_flops(j) for j in inner_jaxprs(eqn.params)]
-            if eqn.primitive.name == "cond":
+            if platforms := eqn.params.get("branches_platforms"):
+                total += inner[platforms.index(None)]
+            elif eqn.primitive.name == "cond":
                 total += max(inner)
             else:
                 total += eqn.params.get("length", 1) * sum(inner)
