@@ -88,6 +88,7 @@ def bilinear(
         lower_fast = mlir.lower_fun(cpu, multiple_results=False)
 
         def lower_on_cpu(context, *args, **params):
+            # Within shard_map no number is given, and arrays are one device's.
             devices = getattr(context.module_context.axis_context, "num_devices", 1)
             chosen = lower_fast if divides or devices == 1 else lower
             return chosen(context, *args, **params)
@@ -222,6 +223,7 @@ def _squares(x: Array, side: int) -> Array:
 
 
 def _convolve(x: Array, kernel: Array) -> Array:
+    """Convolves [B, H, W, C] with [3, 3, C, D]: [B, H, W, D]."""
     kernels = _combine(KERNEL, kernel)
 
     def convolve(x: Array) -> Array:
@@ -260,6 +262,7 @@ def _doubled_tiles(x: Array) -> list[Array]:
 
 
 def _convolve_doubled(x: Array, kernel: Array) -> Array:
+    """Doubles [B, H, W, C] and convolves it with [3, 3, C, D]: [B, 2H, 2W, D]."""
     kernels = _combine(KERNEL_DOUBLED, kernel)
 
     def gather(m: Sequence[Array]) -> list[Array]:

@@ -156,9 +156,9 @@ class Conv(nn.Module):
         # With fewer channels or pixels little time is won, and much lost in compiling;
         # with few tiles most of it goes into the kernel's 36 matrices.
         channels, pixels = min(kernel.shape[2:]), x.shape[1] * x.shape[2]
-        enough = channels >= 128 or (pixels >= 256 and channels >= 64)
+        least = 32 if self.upsample else 64
+        enough = channels >= 128 or (pixels >= 256 and channels >= least)
         enough = enough and (self.upsample or convolution.num_tiles(x) >= 32)
-        enough = enough or (self.upsample and pixels >= 256 and channels >= 32)
         if same and self.kernel_size == (3, 3) and x.dtype == jnp.float32 and enough:
             fast = convolution.upsample_conv if self.upsample else convolution.conv
             return fast(x, kernel)
