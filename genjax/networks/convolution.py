@@ -205,9 +205,18 @@ def _counts(x: Array) -> tuple[int, int]:
     return -(-x.shape[1] // TILE), -(-x.shape[2] // TILE)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _find_squares(x: Array, side: int) -> Array:
-    """The pixels of and around each tile: [B, H, W, C] -> [side, side, h, w, B, C]."""
+def _apart(f: Callable, x: Array, *static: int) -> Array:
+    """f(x, *static), which XLA then leaves as it is, whatever stands around it."""
+    f = jax.jit(f, static_argnums=tuple(range(1, 1 + len(static))))
+    with set_xla_metadata(inlineable="false"):
+        return f(x, *static)
+
+
+def _squares(x: Array, side: int) -> Array:
+    """The pixels of and around each tile: [B, H, W, C] -> [side, side, h, w, B, C].
+
+    Merged with what follows, this would fill one long row number by number.
+    """
     counts, margin = _counts(x), (side - TILE) // 2
     sizes = zip(counts, x.shape[1:3], strict=True)
     around = [(margin, TILE * count - size + margin, 0) for count, size in sizes]
@@ -216,10 +225,9 @@ def _find_squares(x: Array, side: int) -> Array:
     return x.transpose(1, 2, 0, 3)[i[:, None, :, None], j[None, :, None, :]]
 
 
-def _squares(x: Array, side: int) -> Array:
-    # Merged with what follows, this would fill one long row number by number.
-    with set_xla_metadata(inlineable="false"):
-        return _find_squares(x, side)
+def _transposed(x: Array) -> Array:
+    """Each matrix's transpose: [N, n, C] -> [N, C, n]."""
+    return x.swapaxes(1, 2)
 
 
 def _convolve(x: Array, kernel: Array) -> Array:
@@ -228,7 +236,7 @@ def _convolve(x: Array, kernel: Array) -> Array:
 
     def convolve(x: Array) -> Array:
         (rows, columns), (b, h, w, _) = _counts(x), x.shape
-        y = _combine(GATHER, _combine(SPREAD, _squares(x, WINDOW)) @ kernels)
+        y = _combine(GATHER, _combine(SPREAD, _apart(_squares, x, WINDOW)) @ kernels)
         y = y.reshape(TILE, TILE, rows, columns, b, -1).transpose(4, 2, 0, 3, 1, 5)
         return y.reshape(b, TILE * rows, TILE * columns, -1)[:, :h, :w]
 
@@ -240,12 +248,20 @@ def _image_gradient(y: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _kernel_gradient(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
-    def gradient(x: Array, y: Array) -> Array:
-        x = _combine(SPREAD, _squares(x, WINDOW))
-        y = _combine(GATHER.T, _squares(y, TILE))
-        return _combine(KERNEL.T, jnp.einsum("knc,knd->kcd", x, y))
+    *taps, channels, features = shape
+    swap = features < channels
 
-    return _add(gradient, x, y).reshape(shape)
+    def gradient(x: Array, y: Array) -> Array:
+        x = _combine(SPREAD, _apart(_squares, x, WINDOW))
+        y = _combine(GATHER.T, _apart(_squares, y, TILE))
+        a, b = (y, x) if swap else (x, y)
+        # To sum over the rows of both takes Eigen longer than to transpose the less.
+        return _combine(KERNEL.T, _apart(_transposed, a) @ b)
+
+    kernel = _add(gradient, x, y)
+    if swap:
+        return kernel.reshape(*taps, features, channels).swapaxes(2, 3)
+    return kernel.reshape(shape)
 
 
 def _doubled_tiles(x: Array) -> list[Array]:
