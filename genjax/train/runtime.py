@@ -16,15 +16,17 @@ YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 def use_all_cores() -> None:
     """Keeps XLA's CPU backend from YNNPACK, whose convolutions use one core only.
 
-    What remains, Eigen, uses all. Where there is AVX-512, YNNPACK keeps the sums, which
-    it is faster at: see docs/performance.md. XLA ends the process at a flag that it
-    does not know, so this is for versions that were looked at, and a value of the
-    user's in XLA_FLAGS stays. To be called before JAX is first used.
+    What remains, Eigen, uses all. Where there is AVX-512, YNNPACK keeps the sums and
+    the matrix products, which it is faster at: see docs/performance.md. XLA ends the
+    process at a flag that it does not know, so this is for versions that were looked
+    at, and a value of the user's in XLA_FLAGS stays. To be called before JAX is first
+    used.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     known = (0, 9, 2) <= jax.__version_info__ < (0, 13)
     if known and YNNPACK_FLAG not in flags:
-        kept = "LIBRARY_FUSION_TYPE_REDUCE" if has_avx512() else ""
+        kept = ("REDUCE", "INDIVIDUAL_DOT") if has_avx512() else ()
+        kept = ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in kept)
         os.environ["XLA_FLAGS"] = f"{flags} {YNNPACK_FLAG}={kept}".strip()
 
 
