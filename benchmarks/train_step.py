@@ -7,9 +7,10 @@ python -m benchmarks.train_step --method=all [--batch-sizes 4 64]
 By default DDPM's step against diffusers' network; with --method that of the recipe
 <method>_mnist against benchmarks/twins.py, on 28 x 28 images, Glow's being made of the
 blocks of normflows; "all" takes those recipes in turn. The networks have the
-same layers and as many parameters. Calls alternate in one process; the ratio is the
-median over rounds. Nothing else should run meanwhile: torch's threads spin while they
-wait, and lose far more than XLA's when a core is taken away.
+same layers and as many parameters. Calls alternate in one process, which a recipe's
+batch size has to itself; the ratio is the median over rounds. Nothing else should run
+meanwhile: torch's threads spin while they wait, and lose far more than XLA's when a
+core is taken away.
 """
 
 import importlib
@@ -17,6 +18,8 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import jax
 import jax.numpy as jnp
@@ -147,8 +150,8 @@ def main() -> None:
     methods = ["ddpm", *twins.TWINS, "all"]
     parser.add_argument("--method", choices=methods, default="ddpm")
     args = parser.parse_args()
-    memory.use_one_arena()
     if args.method == "ddpm":
+        memory.use_one_arena()
         args.network = args.network or ["35.7M"]
         args.batch_sizes = args.batch_sizes or [16]
         unets.compare(args, "train", jax_step, torch_step)
@@ -158,11 +161,16 @@ def main() -> None:
     if "glow" in names and importlib.util.find_spec("normflows") is None:
         sys.exit('glow\'s twin needs normflows: pip install -e ".[bench]"')
     runtime.use_all_cores()
-    rows = [
-        race_recipe(name, batch_size, args.rounds)
-        for name in names
-        for batch_size in args.batch_sizes or [64]
-    ]
+    # Each in a process of its own: what a race leaves in the heap slows down the next.
+    fresh = ProcessPoolExecutor(
+        1, get_context("spawn"), memory.use_one_arena, max_tasks_per_child=1
+    )
+    with fresh as pool:
+        rows = [
+            pool.submit(race_recipe, name, batch_size, args.rounds).result()
+            for name in names
+            for batch_size in args.batch_sizes or [64]
+        ]
     unets.report(rows, "images", args.out)
 
 
